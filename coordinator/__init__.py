@@ -1,0 +1,1 @@
+"""The coordinator: roster, rounds, journal, streaming aggregation and the Flower grid."""

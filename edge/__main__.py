@@ -1,0 +1,50 @@
+"""`python -m hedgerow.edge --config agent.toml`: the agent, and nothing that it does not need."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+from ..errors import HedgerowError
+from .agent import Agent
+from .config import AgentConfig
+
+
+def serve(path: Path) -> int:
+    """Runs an agent until SIGTERM or SIGINT and returns the exit code."""
+    try:
+        config = AgentConfig.load(path)
+        logging.basicConfig(
+            stream=sys.stderr,
+            level=config.log_level.upper(),
+            format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        )
+        agent = Agent(config)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: agent.stop())
+        agent.run()
+    except HedgerowError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    except Exception:
+        logging.getLogger(__name__).exception("the agent ends: unexpected error")
+        return 1
+    return 0
+
+
+def main() -> None:
+    """Reads the arguments and leaves with the agent's exit code."""
+    parser = argparse.ArgumentParser(prog="python -m hedgerow.edge", description="Runs one Hedgerow agent.")
+    parser.add_argument("--config", type=Path, required=True, help="the agent.toml")
+    code = serve(parser.parse_args().config)
+    logging.shutdown()
+    # A thread that is still in a kernel of the runtime would delay the exit, or crash it.
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

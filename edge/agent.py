@@ -1,0 +1,253 @@
+"""The agent: a queue of what happens and a loop that does what the session decides."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import platform
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Protocol
+
+from .. import __version__
+from ..errors import MessageError
+from ..hardware.interpreter import find_runtime
+from ..hardware.process import loaded_modules, resident_mib
+from ..protocol import messages
+from ..protocol.blobs import BlobStore
+from ..protocol.link import Broker, Connected, Disconnected, Link, LinkEvent, MqttLink, Received, Will
+from ..protocol.messages import DeviceState, Scalar
+from ..protocol.topics import Topics
+from .config import AgentConfig
+from .disk import Disk
+from .samples import SampleFolder
+from .session import Session, events, step
+from .session.events import Action, Event
+from .spool import Spool
+from .status import Connection
+from .training import Assignment, Bench
+from .worker import ThreadWorker, Worker, WorkEvent
+
+SLEEP_SECONDS = 3600.0
+CLOSE_SECONDS = 0.4
+FORBIDDEN_MODULES = ("tensorflow", "keras", "flwr", "grpc", "torch")
+logger = logging.getLogger(__name__)
+
+
+class Connect(Protocol):
+    """Opens a link to a broker."""
+
+    def __call__(
+        self, broker: Broker, *, client_id: str, will: Will | None, on_event: Callable[[LinkEvent], None]
+    ) -> Link:
+        """See `MqttLink`."""
+
+
+class Agent:
+    """One device's daemon.
+
+    Args:
+        config: What it needs to know.
+        connect: Opens the link to the broker.
+        employ: Makes the worker.
+
+    Raises:
+        RuntimeMissingError: The runtime that `config` asks for is not installed.
+    """
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        *,
+        connect: Connect = MqttLink,
+        employ: Callable[[Bench, Callable[[WorkEvent], None]], Worker] = ThreadWorker,
+    ) -> None:
+        self._config = config
+        self._broker = Broker.from_url(config.broker)
+        self._connect = connect
+        self._employ = employ
+        self._folder = Path(config.folder)
+        self._topics = Topics(config.fleet)
+        self._samples = SampleFolder(Path(config.samples))
+        self._runtime = str(find_runtime(config.runtime))
+        self._queue: SimpleQueue[LinkEvent | WorkEvent | events.StopAsked] = SimpleQueue()
+
+    def stop(self) -> None:
+        """Asks `run` to end; may be called from a signal handler or another thread."""
+        self._queue.put(events.StopAsked())
+
+    def run(self) -> None:
+        """Serves until `stop`.
+
+        Raises:
+            SpoolError: The state folder cannot be used.
+        """
+        with Spool(self._folder) as self._spool, contextlib.ExitStack() as stack:
+            self._blobs = BlobStore(self._folder / "blobs")
+            self._disk = Disk(self._blobs, self._spool, self._say)
+            self._session = self._restored()
+            logger.info("agent %s starts, incarnation %d", self._config.device, self._session.incarnation)
+            bench = Bench(self._samples, self._spool.blobs, self._config.runtime, self._config.num_threads)
+            self._worker = self._employ(bench, self._queue.put)
+            stack.callback(self._worker.close, timeout_seconds=CLOSE_SECONDS)
+            self._link = self._connect(
+                self._broker,
+                client_id=self._config.device,
+                will=Will(
+                    self._topics.state(self._config.device), messages.encode(self._state(online=False))
+                ),
+                on_event=self._queue.put,
+            )
+            stack.callback(self._link.close, timeout_seconds=CLOSE_SECONDS)
+            self._loop()
+        logger.info("agent %s has stopped", self._config.device)
+
+    def _restored(self) -> Session:
+        incarnation = self._spool.begin()
+        return Session.restored(
+            topics=self._topics,
+            device=self._config.device,
+            incarnation=incarnation,
+            results=self._spool.results(),
+            over=self._spool.over(),
+            blob_limit_bytes=self._config.blob_limit_mib << 20,
+        )
+
+    def _loop(self) -> None:
+        item: LinkEvent | WorkEvent | events.StopAsked | None = None
+        while not isinstance(item, events.StopAsked):
+            seconds = self._session.wake_at - time.monotonic()
+            try:
+                item = self._queue.get(timeout=min(max(seconds, 0.0), SLEEP_SECONDS))
+            except Empty:
+                item = None
+            self._advance(events.Tick(time.monotonic()))
+            if item is not None and (event := self._event(item)) is not None:
+                self._advance(event)
+
+    def _event(self, item: LinkEvent | WorkEvent | events.StopAsked) -> Event | None:
+        """What an item of the queue means to the session; None if it means nothing."""
+        match item:
+            case Connected():
+                logger.info("connected to %s", self._broker)
+                self._note_connection(connected=True)
+                return events.LinkUp()
+            case Disconnected(reason=reason):
+                logger.warning("not connected: %s", reason)
+                self._note_connection(connected=False, reason=reason)
+                return events.LinkDown()
+            case Received(topic=topic, payload=payload):
+                return self._heard(topic, payload)
+            case _:
+                return item
+
+    def _heard(self, topic: str, payload: bytes) -> Event | None:
+        place = self._topics.parse(topic)
+        if place is None or place.device not in ("", self._config.device):
+            logger.warning("dropped a message on %s: not ours", topic)
+            return None
+        if place.kind == "blob":
+            logger.debug("received %s", topic)
+            return events.ChunkCame(place.sha256, place.chunk, payload)
+        try:
+            message = messages.decode(place, payload)
+        except MessageError as error:
+            logger.warning("dropped a message on %s: %s", topic, error.args[0])
+            return None
+        if not isinstance(message, messages.CoordinatorState | messages.DownMessage):
+            logger.warning("dropped a message on %s: not for devices", topic)
+            return None
+        logger.info("received %s", message)
+        return events.Heard(message)
+
+    def _advance(self, event: Event) -> None:
+        """Takes the event, and all that follows from it, through the session."""
+        pending = deque([event])
+        while pending:
+            self._session, actions = step(self._session, pending.popleft())
+            for action in actions:
+                answer = self._perform(action)
+                if answer is not None:
+                    pending.append(answer)
+
+    def _perform(self, action: Action) -> Event | None:
+        """Does what the session decided; what came of it, if the session waits for that."""
+        match action:
+            case events.Publish(message=message):
+                self._say(message)
+            case events.Announce():
+                self._announce(action)
+            case events.Subscribe(topics=topics):
+                self._link.subscribe(list(topics))
+            case events.Unsubscribe(topics=topics):
+                self._link.unsubscribe(list(topics))
+            case events.Work(task=task):
+                return self._work(task)
+            case events.StopWork(task=name):
+                self._worker.stop(name)
+            case events.Note(text=text):
+                logger.info("%s", text)
+            case _:
+                return self._disk.perform(action)
+        return None
+
+    def _say(self, message: messages.UpMessage) -> None:
+        kind = messages.kind_of(message)
+        noisy = kind in ("progress", "chunk")
+        shown = message.header if isinstance(message, messages.Chunk) else message
+        logger.log(logging.DEBUG if noisy else logging.INFO, "say %s", shown)
+        self._link.publish(self._topics.up(self._config.device, kind), messages.encode(message))
+
+    def _work(self, task: messages.Task) -> Event | None:
+        spoiled = self._disk.spoiled(task.program, task.weights)
+        if spoiled is not None:
+            return spoiled
+        self._worker.start(
+            Assignment(
+                device=self._config.device,
+                task=task,
+                program=self._blobs.path(task.program.sha256),
+                weights=self._blobs.path(task.weights.sha256),
+            )
+        )
+        return None
+
+    def _announce(self, action: events.Announce) -> None:
+        state = self._state(
+            online=action.online, counter=action.counter, epoch=action.epoch, tasks=action.tasks
+        )
+        logger.info("say %s", state)
+        self._link.publish(self._topics.state(self._config.device), messages.encode(state), retain=True)
+
+    def _state(
+        self, *, online: bool, counter: int = 0, epoch: int = 0, tasks: tuple[str, ...] = ()
+    ) -> DeviceState:
+        capabilities: dict[str, Scalar] = {
+            "arch": platform.machine(),
+            "pid": os.getpid(),
+            "rss_mib": round(resident_mib(), 1),
+            "modules_forbidden": ",".join(loaded_modules(FORBIDDEN_MODULES)),
+            "test_examples": self._samples.count("test"),
+        }
+        return DeviceState(
+            device=self._config.device,
+            incarnation=self._session.incarnation,
+            counter=counter,
+            epoch=epoch,
+            online=online,
+            agent=__version__,
+            runtime=self._runtime,
+            examples=self._samples.count("train"),
+            capabilities=capabilities,
+            tasks=tasks,
+        )
+
+    def _note_connection(self, *, connected: bool, reason: str = "") -> None:
+        """Leaves word for `hedgerow agent status`, which has no other way to know."""
+        connection = Connection(connected=connected, broker=str(self._broker), pid=os.getpid(), reason=reason)
+        with contextlib.suppress(OSError):
+            connection.write(self._folder)

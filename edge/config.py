@@ -1,0 +1,98 @@
+"""The agent's configuration: a frozen object that checks itself and round-trips to TOML."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self, get_args
+
+import msgspec
+
+from ..errors import AgentConfigError, BrokerUrlError, TopicError
+from ..protocol.blobs import write_durably
+from ..protocol.link import Broker
+from ..protocol.topics import check_name
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+RuntimeName = Literal["auto", "tflite", "litert"]
+
+
+class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one agent needs to know; the fields of `agent.toml`.
+
+    Args:
+        device: The device's id, `[a-z0-9-]{1,48}`: also its MQTT client id and its topic level.
+        fleet: The fleet it belongs to, `[a-z0-9-]{1,48}`.
+        broker: `mqtt://[user:password@]host[:port]`, or `mqtts://...`.
+        folder: The state folder, made if missing. Nothing is written outside it.
+        samples: The folder with the device's own samples, `train.npz` and `test.npz`.
+        runtime: The TFLite runtime; "auto" takes the one that is installed.
+        num_threads: Threads of the runtime. On tflite-runtime 2.14 two are slower than one.
+        blob_limit_mib: Larger models are refused.
+        log_level: Of the log on standard error.
+
+    Raises:
+        AgentConfigError: A value is outside its range.
+    """
+
+    device: str
+    fleet: str
+    broker: str
+    folder: str
+    samples: str
+    runtime: RuntimeName = "auto"
+    num_threads: int = 1
+    blob_limit_mib: int = 256
+    log_level: LogLevel = "info"
+
+    def __post_init__(self) -> None:
+        try:
+            check_name(self.device, what="device id")
+            check_name(self.fleet, what="fleet name")
+            Broker.from_url(self.broker)
+        except (TopicError, BrokerUrlError) as error:
+            raise AgentConfigError(error.args[0], remedy=error.remedy) from error
+        for name in ("folder", "samples"):
+            if not getattr(self, name):
+                raise AgentConfigError(f"Expected a path as {name!r}, received an empty one.", field=name)
+        for name, smallest, largest in (("num_threads", 1, 64), ("blob_limit_mib", 1, 2048)):
+            value = getattr(self, name)
+            if not smallest <= value <= largest:
+                raise AgentConfigError(
+                    f"Expected {name!r} from {smallest} to {largest}, received {value}.", field=name
+                )
+        for name, choices in (("runtime", get_args(RuntimeName)), ("log_level", get_args(LogLevel))):
+            if getattr(self, name) not in choices:
+                raise AgentConfigError(
+                    f"Expected {name!r} to be one of {', '.join(choices)}, received {getattr(self, name)!r}.",
+                    field=name,
+                )
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Reads an `agent.toml`; relative folders in it count from where the file lies.
+
+        Raises:
+            AgentConfigError: There is no such file, or it cannot be used.
+        """
+        try:
+            config = msgspec.toml.decode(path.read_bytes(), type=cls)
+        except OSError as error:
+            raise AgentConfigError(
+                f"Expected a configuration at {path}, received: {error.strerror}."
+            ) from error
+        except msgspec.MsgspecError as error:
+            raise AgentConfigError(
+                f"Expected an agent.toml in {path}, received one with: {error}."
+            ) from error
+        parent = path.resolve().parent
+        return msgspec.structs.replace(
+            config, folder=str(parent / config.folder), samples=str(parent / config.samples)
+        )
+
+    def to_toml(self) -> str:
+        """The text of an `agent.toml` that `load` reads as this configuration."""
+        return msgspec.toml.encode(self).decode()
+
+    def write(self, path: Path) -> None:
+        """Writes an `agent.toml`, whole or not at all."""
+        write_durably(path, self.to_toml().encode())

@@ -1,0 +1,298 @@
+"""Training a model on a device: numpy in, numpy out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import ModelFileError, TrainingDataError, UsageError
+from ..hardware.flatbuffer import read_metadata
+from ..hardware.interpreter import RuntimeName, SignatureSpec, load
+
+Array = npt.NDArray[Any]
+Arrays = Array | Sequence[Array] | Mapping[str, Array]
+_SIGNATURES = ("infer", "train", "evaluate", "get_weights", "set_weights", "reset")
+
+
+@dataclass(frozen=True, slots=True)
+class FitResult:
+    """What a training run did.
+
+    Attributes:
+        loss: Mean training loss of each epoch, as it was while the weights changed.
+        steps: Steps made, those undone included.
+        examples: Examples of non-zero weight seen, over all epochs.
+        undone: Steps that were not finite and left the weights as they were.
+    """
+
+    loss: tuple[float, ...]
+    steps: int
+    examples: int
+    undone: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """One batch of exactly the file's size; rows past ``rows`` repeat others and have weight 0."""
+
+    tensors: dict[str, Array]
+    rows: int
+
+
+class Trainer:
+    """A trainable ``.tflite`` file, loaded.
+
+    Args:
+        source: Path or bytes of a file that ``hedgerow.models.export_trainable`` wrote.
+        runtime: ``auto``, ``tflite`` or ``litert``; see :func:`hedgerow.hardware.interpreter.load`.
+        num_threads: Threads of the CPU kernels.
+
+    Attributes:
+        batch_size: Rows of a batch.
+        variants: Names of the training signatures.
+
+    Raises:
+        ModelFileError: The file cannot be read or has no trainable graph.
+    """
+
+    def __init__(
+        self, source: str | Path | bytes, *, runtime: RuntimeName = "auto", num_threads: int = 1
+    ) -> None:
+        self._interpreter = load(source, runtime=runtime, num_threads=num_threads)
+        self._signatures = self._interpreter.signatures()
+        missing = [name for name in _SIGNATURES if name not in self._signatures]
+        content = read_metadata(source, "hedgerow.trainable")
+        if missing or content is None:
+            self._interpreter.close()
+            raise ModelFileError(
+                f"Expected a trainable file, received one with the signatures {sorted(self._signatures)}.",
+                remedy="Write it with hedgerow export-trainable.",
+            )
+        self._description: dict[str, Any] = json.loads(content)
+        self.batch_size = int(self._description["batch_size"])
+        self.variants = tuple(self._description["trained"])
+
+    @property
+    def runtime(self) -> str:
+        """Name and version of the runtime."""
+        return str(self._interpreter.runtime)
+
+    def fit(
+        self,
+        x: Arrays,
+        y: Arrays,
+        *,
+        epochs: int = 1,
+        learning_rate: float | None = None,
+        sample_weight: Array | None = None,
+        seed: int = 0,
+        shuffle: bool = True,
+        proximal_mu: float = 0.0,
+        on_step: Callable[[int, dict[str, float]], None] | None = None,
+        variant: str = "train",
+    ) -> FitResult:
+        """Trains on examples of any number.
+
+        Args:
+            x: Examples; a list, or a mapping by signature name, where the model has several inputs.
+            y: Targets; likewise.
+            epochs: Passes over the examples.
+            learning_rate: Step size; None is the optimizer's default.
+            sample_weight: One weight per example, float.
+            seed: Seed of the shuffling and of the model's own randomness (dropout).
+            shuffle: Whether each epoch has an order of its own.
+            proximal_mu: Strength of FedProx's pull towards the weights last set.
+            on_step: Called after each step with its number, from 0, and its outputs.
+            variant: Which training signature.
+
+        Raises:
+            TrainingDataError: An array has a wrong shape, type or value.
+            UsageError: An option is out of its range or not in the file.
+        """
+        if variant not in self.variants:
+            raise UsageError(
+                f"Expected one of the variants {', '.join(self.variants)}, received {variant!r}."
+            )
+        if epochs < 1:
+            raise UsageError(f"Expected at least one epoch, received {epochs}.")
+        data = self._checked(variant, x, y, sample_weight)
+        spec = self._signatures[variant]
+        rate = self._description["learning_rate"] if learning_rate is None else learning_rate
+        options = _options(spec, {"learning_rate": rate, "proximal_mu": proximal_mu})
+        generator = np.random.default_rng(seed)
+        losses, steps, undone = [], 0, 0
+        for _ in range(epochs):
+            order = np.arange(_length(data))
+            if shuffle:
+                generator.shuffle(order)
+            total = weight = 0.0
+            for batch in self._batches(data, order):
+                tensors = batch.tensors | options
+                if "seed" in spec.inputs:
+                    tensors["seed"] = np.asarray(generator.integers(2**31), np.int32)
+                outputs = {key: float(value) for key, value in self._run(variant, tensors).items()}
+                finite = outputs["finite"] != 0.0
+                undone += not finite
+                total += outputs["loss"] * batch.rows if finite else 0.0
+                weight += batch.rows if finite else 0
+                if on_step is not None:
+                    on_step(steps, outputs)
+                steps += 1
+            losses.append(total / weight if weight else float("nan"))
+        examples = epochs * int(np.count_nonzero(data["weight"]))
+        return FitResult(tuple(losses), steps, examples, undone)
+
+    def evaluate(self, x: Arrays, y: Arrays, *, sample_weight: Array | None = None) -> dict[str, float]:
+        """Loss and metrics over all examples.
+
+        Returns:
+            ``loss``, ``num_examples`` and a mean for every metric in the file.
+        """
+        data = self._checked("evaluate", x, y, sample_weight)
+        sums: dict[str, float] = {}
+        for batch in self._batches(data, np.arange(_length(data))):
+            for key, value in self._run("evaluate", batch.tensors).items():
+                sums[key] = sums.get(key, 0.0) + float(value)
+        weight, count = sums.pop("weight_sum"), sums.pop("example_count")
+        means = {"loss": sums.pop("loss_sum") / count} if count else {}
+        means |= {key.removesuffix("_sum"): value / weight for key, value in sums.items() if weight}
+        return means | {"num_examples": count}
+
+    def predict(self, x: Arrays) -> Array | dict[str, Array]:
+        """The model's output for examples of any number; a mapping by name where it has several outputs."""
+        spec = self._signatures["infer"]
+        data = _named(x, "x", [name for name in spec.inputs if name.startswith("x")])
+        data = _checked_arrays(spec, data)
+        parts: dict[str, list[Array]] = {name: [] for name in spec.outputs}
+        for batch in self._batches(data, np.arange(_length(data))):
+            for name, value in self._run("infer", batch.tensors).items():
+                parts[name].append(value[: batch.rows])
+        outputs = {name: np.concatenate(pieces) for name, pieces in parts.items()}
+        return outputs["output"] if list(outputs) == ["output"] else outputs
+
+    def get_weights(self) -> dict[str, Array]:
+        """Every weight by Keras path, in Keras's order."""
+        weights = self._run("get_weights", {})
+        return {path: weights[path] for path in self._description["weights"]}
+
+    def set_weights(self, weights: Mapping[str, Array]) -> None:
+        """Replaces every weight, exactly, and the anchor of the proximal term."""
+        self._run("set_weights", dict(weights))
+
+    def reset(self) -> None:
+        """Makes the optimizer forget its momenta."""
+        self._run("reset", {})
+
+    def close(self) -> None:
+        """Frees the model's memory."""
+        self._interpreter.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _run(self, signature: str, tensors: dict[str, Array]) -> dict[str, Array]:
+        return self._interpreter.run(signature, tensors)
+
+    def _checked(self, signature: str, x: Arrays, y: Arrays, weight: Array | None) -> dict[str, Array]:
+        spec = self._signatures[signature]
+        data = _named(x, "x", [name for name in spec.inputs if name[:1] == "x"])
+        data |= _named(y, "y", [name for name in spec.inputs if name[:1] == "y"])
+        rows = len(next(iter(data.values())))
+        data["weight"] = np.ones(rows, np.float32) if weight is None else np.asarray(weight)
+        data = _checked_arrays(spec, data)
+        for name, count in self._description["labels"].items():
+            labels = data[name]
+            if count is not None and (labels.min() < 0 or labels.max() >= count):
+                raise TrainingDataError(
+                    f"Expected labels {name!r} from 0 to {count - 1}, "
+                    f"received {labels.min()} to {labels.max()}.",
+                    name=name,
+                )
+        if (data["weight"] < 0).any():
+            raise TrainingDataError("Expected sample weights of at least 0, received a negative one.")
+        return data
+
+    def _batches(self, data: dict[str, Array], order: npt.NDArray[np.int64]) -> Iterator[_Batch]:
+        """Batches in the given order; the last repeats its rows with weight 0."""
+        for start in range(0, len(order), self.batch_size):
+            rows = order[start : start + self.batch_size]
+            taken = np.resize(rows, self.batch_size)
+            tensors = {name: array[taken] for name, array in data.items()}
+            if len(rows) < self.batch_size and "weight" in tensors:
+                tensors["weight"][len(rows) :] = 0.0
+            yield _Batch(tensors, len(rows))
+
+
+def _named(arrays: Arrays, prefix: str, names: list[str]) -> dict[str, Array]:
+    names = sorted(names, key=lambda name: int(name[1:] or 0))
+    if isinstance(arrays, Mapping):
+        given = dict(arrays)
+    elif isinstance(arrays, np.ndarray):
+        given = {prefix if len(names) == 1 else f"{prefix}0": arrays}
+    elif len(names) == 1:
+        given = {names[0]: np.asarray(arrays)}
+    else:
+        given = {f"{prefix}{index}": np.asarray(array) for index, array in enumerate(arrays)}
+    if sorted(given) != sorted(names):
+        raise TrainingDataError(
+            f"Expected the arrays {', '.join(names)}, received {', '.join(map(str, given))}."
+        )
+    return {name: np.asarray(given[name]) for name in names}
+
+
+def _checked_arrays(spec: SignatureSpec, data: dict[str, Array]) -> dict[str, Array]:
+    """Casts numbers to the file's types and checks shapes and values."""
+    rows = {name: len(array) if array.ndim else 0 for name, array in data.items()}
+    if len(set(rows.values())) != 1 or not next(iter(rows.values())):
+        raise TrainingDataError(
+            f"Expected the same number of examples, at least one, in all; received {rows}."
+        )
+    checked = {}
+    for name, array in data.items():
+        expected = spec.inputs[name]
+        if array.shape[1:] != expected.shape[1:]:
+            raise TrainingDataError(
+                f"Expected {name!r} of shape {['rows', *expected.shape[1:]]}, received {list(array.shape)}.",
+                name=name,
+            )
+        kinds = "iub" if expected.dtype.kind in "iu" else "fiub"
+        if array.dtype.kind not in kinds:
+            raise TrainingDataError(
+                f"Expected {name!r} of {expected.dtype}, received {array.dtype}.", name=name
+            )
+        converted = array.astype(expected.dtype)
+        if converted.dtype.kind == "f" and not np.isfinite(converted).all():
+            raise TrainingDataError(
+                f"Expected finite values in {name!r}, received NaN or infinity.", name=name
+            )
+        checked[name] = converted
+    return checked
+
+
+def _options(spec: SignatureSpec, values: dict[str, float]) -> dict[str, Array]:
+    unknown = [name for name, value in values.items() if name not in spec.inputs and value]
+    if unknown:
+        raise UsageError(
+            f"The file takes no {', '.join(unknown)}; it was exported without.",
+            remedy="Export it again with proximal=True.",
+        )
+    return {name: np.asarray(value, np.float32) for name, value in values.items() if name in spec.inputs}
+
+
+def _length(data: dict[str, Array]) -> int:
+    return len(next(iter(data.values())))

@@ -1,0 +1,1 @@
+"""What a chip can run: targets as data, the interpreter, compilers, and this machine."""

@@ -1,0 +1,299 @@
+"""The TFLite interpreter behind one small interface: the only file that imports a runtime.
+
+Two runtimes read the same files. ``tflite`` is tflite-runtime 2.14, 7 MB, for Python up to 3.11;
+``litert`` is ai-edge-litert 2.x, which also works in a process that has loaded TensorFlow. tflite-runtime
+must never share a process with TensorFlow: both carry the same C++ symbols and the second one to load
+crashes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.metadata
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import InterpreterError, ModelFileError, RuntimeMissingError, TensorError
+
+RuntimeName = Literal["auto", "tflite", "litert"]
+Array = npt.NDArray[Any]
+
+_MODULES = {
+    "tflite": ("tflite_runtime.interpreter", "tflite-runtime"),
+    "litert": ("ai_edge_litert.interpreter", "ai-edge-litert"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """Shape, type and quantization of one input or output.
+
+    Attributes:
+        shape: Sizes; -1 where the file leaves one open.
+        dtype: Element type.
+        scale: Quantization scale of an integer tensor, 0.0 when it is not quantized.
+        zero_point: Quantized value that stands for 0.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    scale: float = 0.0
+    zero_point: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.dtype}{list(self.shape)}"
+
+
+@dataclass(frozen=True, slots=True)
+class SignatureSpec:
+    """The inputs and outputs of one signature, by name."""
+
+    inputs: dict[str, TensorSpec]
+    outputs: dict[str, TensorSpec]
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """Which runtime an interpreter runs on.
+
+    Attributes:
+        name: ``tflite`` or ``litert``.
+        version: Version of the installed distribution.
+    """
+
+    name: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.version}"
+
+
+class Interpreter:
+    """A loaded model file whose signatures can be run. Use :func:`load` to make one.
+
+    A file without signatures is run through its first subgraph, under the signature name ``""``, with the
+    tensors' own names. Not safe for two threads at once: a runtime keeps its tensors in one arena.
+
+    Attributes:
+        runtime: Name and version of the runtime.
+    """
+
+    def __init__(self, engine: Any, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self._engine: Any = engine
+        self._runners: dict[str, Any] = {}
+        self._specs = _read_signatures(engine)
+        # A fused LSTM keeps its state in variable tensors from one run to the next.
+        self._resets_state = "train" not in self._specs
+        self._has_run = False
+
+    def signatures(self) -> dict[str, SignatureSpec]:
+        """The signatures of the file by name."""
+        return dict(self._specs)
+
+    def run(self, signature: str, inputs: Mapping[str, Array | np.generic]) -> dict[str, Array]:
+        """Runs one signature once.
+
+        Runs of a file for inference are independent: the state of a fused LSTM starts at zero in each.
+
+        Args:
+            signature: Its name; ``""`` for a file without signatures.
+            inputs: One array per input, of exactly the shape and type that the file declares.
+
+        Returns:
+            A copy of every output by name.
+
+        Raises:
+            TensorError: A signature, an input, a shape or a type is not what the file declares.
+            InterpreterError: The runtime refused to run the model.
+        """
+        spec = self._specs.get(signature)
+        if spec is None:
+            raise TensorError(
+                f"Expected one of the signatures {sorted(self._specs)}, received {signature!r}.",
+                name=signature,
+            )
+        arrays = _checked_inputs(signature, spec, inputs)
+        try:
+            if self._resets_state and self._has_run:
+                self._engine.reset_all_variables()
+            self._has_run = True
+            if signature:
+                return self._run_signature(signature, arrays)
+            return self._run_first_subgraph(arrays)
+        except (RuntimeError, ValueError) as error:
+            raise InterpreterError(
+                f"{self.runtime} could not run the signature {signature!r}: {error}.", signature=signature
+            ) from error
+
+    def close(self) -> None:
+        """Frees the model's memory. The object cannot be used afterwards."""
+        self._runners.clear()
+        self._engine = None
+        self._specs = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _run_signature(self, signature: str, arrays: dict[str, Array]) -> dict[str, Array]:
+        runner = self._runners.get(signature)
+        if runner is None:
+            runner = self._runners[signature] = self._engine.get_signature_runner(signature)
+        outputs: dict[str, Array] = runner(**arrays)
+        return outputs
+
+    def _run_first_subgraph(self, arrays: dict[str, Array]) -> dict[str, Array]:
+        engine = self._engine
+        details = {detail["name"]: detail for detail in engine.get_input_details()}
+        resized = [name for name, array in arrays.items() if tuple(details[name]["shape"]) != array.shape]
+        for name in resized:
+            engine.resize_tensor_input(details[name]["index"], arrays[name].shape)
+        if resized or "" not in self._runners:
+            engine.allocate_tensors()
+            self._runners[""] = engine
+        for name, array in arrays.items():
+            engine.set_tensor(details[name]["index"], array)
+        engine.invoke()
+        return {detail["name"]: engine.get_tensor(detail["index"]) for detail in engine.get_output_details()}
+
+
+def load(
+    source: str | Path | bytes,
+    *,
+    runtime: RuntimeName = "auto",
+    num_threads: int = 1,
+    reference_kernels: bool = False,
+) -> Interpreter:
+    """Loads a ``.tflite`` file.
+
+    Args:
+        source: Path of the file (it is mapped, not copied) or its bytes.
+        runtime: ``auto`` takes tflite-runtime where it is installed and TensorFlow is not loaded in this
+            process, else LiteRT.
+        num_threads: Threads of the CPU kernels. On tflite-runtime 2.14 two are often slower than one.
+        reference_kernels: Use the slow kernels that define the results of integer operators, without XNNPACK:
+            the ones to compare numbers with.
+
+    Raises:
+        RuntimeMissingError: The runtime is not installed, or must not be loaded beside TensorFlow.
+        ModelFileError: The file is missing or is not a model that this runtime reads.
+    """
+    name, module = _import_runtime(runtime)
+    version = importlib.metadata.version(_MODULES[name][1])
+    if not isinstance(source, bytes) and not Path(source).is_file():
+        raise ModelFileError(f"Expected a .tflite file, {str(source)!r} does not exist.", path=str(source))
+    content: dict[str, Any] = (
+        {"model_content": source} if isinstance(source, bytes) else {"model_path": str(source)}
+    )
+    if reference_kernels:
+        content["experimental_op_resolver_type"] = module.OpResolverType.BUILTIN_REF
+    try:
+        engine = module.Interpreter(**content, num_threads=num_threads)
+        return Interpreter(engine, Runtime(name, version))
+    except (RuntimeError, ValueError) as error:
+        shown = "the given bytes" if isinstance(source, bytes) else repr(str(source))
+        raise ModelFileError(f"{name} {version} cannot load {shown}: {error}.") from error
+
+
+def find_runtime(runtime: RuntimeName = "auto") -> Runtime:
+    """Which runtime `load` would take in a process without TensorFlow; nothing is imported.
+
+    Raises:
+        RuntimeMissingError: It is not installed.
+    """
+    names = list(_MODULES) if runtime == "auto" else [runtime]
+    for name in names:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return Runtime(name, importlib.metadata.version(_MODULES[name][1]))
+    expected = " or ".join(_MODULES[name][1] for name in names)
+    raise RuntimeMissingError(f"Expected {expected} to be installed, found no such distribution.")
+
+
+def _import_runtime(runtime: RuntimeName) -> tuple[str, Any]:
+    beside_tensorflow = "tensorflow" in sys.modules
+    if runtime == "tflite" and beside_tensorflow:
+        raise RuntimeMissingError(
+            "tflite-runtime cannot be loaded in a process that has loaded TensorFlow.",
+            remedy='Pass runtime="litert", or run this in a process of its own.',
+        )
+    candidates = ["litert"] if beside_tensorflow else ["tflite", "litert"]
+    names = candidates if runtime == "auto" else [runtime]
+    for name in names:
+        module = _MODULES[name][0]
+        try:
+            return name, importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if (error.name or "").split(".")[0] != module.split(".")[0]:
+                raise
+    expected = " or ".join(_MODULES[name][1] for name in names)
+    raise RuntimeMissingError(f"Expected {expected} to be installed, found neither a wheel nor a module.")
+
+
+def _read_signatures(engine: Any) -> dict[str, SignatureSpec]:
+    names = list(engine.get_signature_list())
+    if not names:
+        return {"": SignatureSpec(_specs(engine.get_input_details()), _specs(engine.get_output_details()))}
+    specs = {}
+    for name in names:
+        runner = engine.get_signature_runner(name)
+        inputs, outputs = runner.get_input_details(), runner.get_output_details()
+        specs[name] = SignatureSpec(
+            {key: _spec(detail) for key, detail in inputs.items()},
+            {key: _spec(detail) for key, detail in outputs.items()},
+        )
+    return specs
+
+
+def _specs(details: list[dict[str, Any]]) -> dict[str, TensorSpec]:
+    return {detail["name"]: _spec(detail) for detail in details}
+
+
+def _spec(detail: dict[str, Any]) -> TensorSpec:
+    shape = detail["shape_signature"] if len(detail["shape_signature"]) else detail["shape"]
+    scale, zero_point = detail["quantization"]
+    return TensorSpec(
+        tuple(int(size) for size in shape), np.dtype(detail["dtype"]), float(scale), int(zero_point)
+    )
+
+
+def _checked_inputs(
+    signature: str, spec: SignatureSpec, inputs: Mapping[str, Array | np.generic]
+) -> dict[str, Array]:
+    missing, unknown = sorted(spec.inputs.keys() - inputs.keys()), sorted(inputs.keys() - spec.inputs.keys())
+    if missing or unknown:
+        raise TensorError(
+            f"The signature {signature!r} expects the inputs {sorted(spec.inputs)}; missing {missing}, "
+            f"unknown {unknown}.",
+            name=signature,
+        )
+    arrays = {}
+    for name, value in inputs.items():
+        array, expected = np.asarray(value), spec.inputs[name]
+        if array.dtype != expected.dtype or not _fits(array.shape, expected.shape):
+            raise TensorError(
+                f"The input {name!r} of {signature!r} expects {expected}, received "
+                f"{array.dtype}{list(array.shape)}.",
+                name=name,
+            )
+        arrays[name] = array
+    return arrays
+
+
+def _fits(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
+    return len(shape) == len(expected) and all(e in (-1, s) for s, e in zip(shape, expected, strict=True))

@@ -1,0 +1,103 @@
+"""`hedgerow coordinator`: the daemon and what it knows."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+app = typer.Typer(help="Run federated rounds over a fleet.", no_args_is_help=True)
+
+Config = Annotated[Path, typer.Option("--config", help="The coordinator's TOML file.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on standard output.")]
+
+
+@app.command()
+def run(config: Config = Path("hedgerow.toml"), json: Json = False) -> None:
+    """Runs all rounds; started again after a stop or a crash it goes on where it was."""
+    from .coordinator.config import CoordinatorConfig
+    from .coordinator.daemon import Coordinator, Stopped
+    from .coordinator.events import Event, to_line
+
+    log_format = "%(asctime)s %(levelname)s %(name)s %(message)s"
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format=log_format)
+    stopping: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda received, frame: stopping.append(received))
+    console = Console()
+
+    def tell(event: Event) -> None:
+        if json:
+            sys.stdout.buffer.write(to_line(event))
+            sys.stdout.buffer.flush()
+        else:
+            show(event, console)
+
+    settings = CoordinatorConfig.load(config)
+    with Coordinator(settings, listener=tell, stopping=lambda: bool(stopping)) as coordinator:
+        try:
+            coordinator.run()
+        except Stopped:
+            logging.getLogger(__name__).info("stopped; started again it goes on here")
+
+
+def show(event: object, console: Console) -> None:
+    """Prints what a person wants to see of an event."""
+    from .coordinator import events
+
+    match event:
+        case events.Started(epoch=epoch, round=round_, rounds=rounds):
+            console.print(f"epoch {epoch}: round {round_} of {rounds}")
+        case events.DevicesOnline(online=online, wanted=wanted):
+            console.print(f"{online} of {wanted} devices online")
+        case events.PhaseOpened(round=round_, phase=phase, devices=devices):
+            console.print(f"round {round_}: {phase} on {len(devices)} devices")
+        case events.UpdateRefused(device=device, reason=reason):
+            console.print(f"  refused {device}: {reason}")
+        case events.RoundEnded(record=record):
+            console.print(
+                f"round {record.round}: {record.devices} devices, {record.seconds:.1f} s, accuracy"
+                f" {number(record.device_accuracy)} on devices, {number(record.held_out_accuracy)} held out"
+            )
+        case events.Finished(weights=weights):
+            console.print(f"finished: {weights}")
+
+
+def number(value: float | None) -> str:
+    """A share as people read it, or a dash."""
+    return "-" if value is None else f"{value:.3f}"
+
+
+@app.command()
+def rounds(config: Config = Path("hedgerow.toml"), json: Json = False) -> None:
+    """Shows the rounds that are over."""
+    from .coordinator.config import CoordinatorConfig
+    from .coordinator.journal import Journal
+
+    journal = Journal(CoordinatorConfig.load(config).folder)
+    records = journal.rounds()
+    journal.close()
+    if json:
+        for record in records:
+            typer.echo(msgspec.json.encode(record).decode())
+        return
+    table = Table("round", "devices", "loss", "accuracy", "held out", "seconds", "MB down", "MB up")
+    for record in records:
+        table.add_row(
+            str(record.round),
+            str(record.devices),
+            number(record.device_loss),
+            number(record.device_accuracy),
+            number(record.held_out_accuracy),
+            f"{record.seconds:.1f}",
+            f"{record.bytes_down / 1e6:.2f}",
+            f"{record.bytes_up / 1e6:.2f}",
+        )
+    Console().print(table)

@@ -1,0 +1,165 @@
+"""The pictures of the report: SVG that stands inside a page and takes its colours from it."""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+from collections.abc import Callable, Sequence
+
+import matplotlib
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.collections import PatchCollection
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from .record import Report
+
+# Stand-ins that `_picture` replaces by the page's colours: one picture is right in the light and in the dark.
+INK, BEFORE, AFTER = "#010101", "#020202", "#030303"
+PAGE_COLOURS = {INK: "currentColor", BEFORE: "var(--before)", AFTER: "var(--after)"}
+WIDTH_INCHES = 5.2
+ROW_INCHES = 0.3
+STYLE = {
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "grid.alpha": 0.15,
+    "grid.color": INK,
+    "legend.frameon": False,
+    "svg.fonttype": "none",
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+}
+
+# On a machine's first run matplotlib announces that it collects the fonts, which would spoil the demo's screen.
+logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
+
+
+def accuracy_per_round(report: Report) -> str:
+    """Accuracy on the held-out set from the central model to the last round; the int8 releases as points."""
+    accuracy = report.accuracy
+    rounds = [0, *(one.round for one in report.rounds)]
+    held_out = [accuracy.central_float, *(one.accuracy for one in report.rounds)]
+    on_devices = [
+        (one.round, one.device_accuracy) for one in report.rounds if one.device_accuracy is not None
+    ]
+
+    def draw(axes: Axes) -> None:
+        axes.plot(rounds, held_out, "-o", color=AFTER, label="held-out set, float")
+        ends = [accuracy.central_int8, accuracy.federated_int8]
+        axes.plot([rounds[0], rounds[-1]], ends, "D", color=BEFORE, label="held-out set, int8")
+        if on_devices:
+            axes.plot(*zip(*on_devices, strict=True), "--", color=INK, alpha=0.6, label="devices' own tests")
+        axes.set_xlabel("round (0: the central model)")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.grid(axis="y")
+        axes.legend(loc="lower right")
+
+    return _picture("accuracy-per-round", 3.3, draw)
+
+
+def before_and_after(name: str, rows: Sequence[tuple[str, float, float]]) -> str:
+    """Two accuracies per row, before and after the rounds, joined by a line.
+
+    Args:
+        name: Of the picture; unique in the page.
+        rows: Name of the row, accuracy before, accuracy after, 0 to 1.
+    """
+    heights = np.arange(len(rows))
+    before, after = ([row[column] for row in rows] for column in (1, 2))
+
+    def draw(axes: Axes) -> None:
+        axes.hlines(heights, before, after, color=INK, alpha=0.3, linewidth=3)
+        axes.plot(before, heights, "o", color=BEFORE, label="before")
+        axes.plot(after, heights, "o", color=AFTER, label="after")
+        axes.set_yticks(heights, [row[0] for row in rows])
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.xaxis.set_major_formatter(PercentFormatter(1))
+        axes.grid(axis="x")
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
+
+    return _picture(name, 0.9 + ROW_INCHES * len(rows), draw)
+
+
+def samples_per_class(report: Report) -> str:
+    """Training examples of each class, for the central set and every device; darker is more."""
+    rows = [report.central_class_counts, *(device.class_counts for device in report.per_device)]
+    names = ["central", *(device.device for device in report.per_device)]
+    counts = np.array(rows)
+
+    def draw(axes: Axes) -> None:
+        _cells(axes, counts, counts / max(1, counts.max()))
+        axes.set_yticks(np.arange(len(names)), names)
+        _class_ticks(axes, report.labels)
+
+    return _picture("samples-per-class", 1.1 + ROW_INCHES * len(names), draw)
+
+
+def confusion(name: str, matrix: Sequence[Sequence[int]], labels: Sequence[str]) -> str:
+    """A confusion matrix, each row shaded by its shares.
+
+    Args:
+        name: Of the picture; unique in the page.
+        matrix: Row i, column j counts the examples of class i taken for class j.
+        labels: The name of each class.
+    """
+    counts = np.array(matrix)
+
+    def draw(axes: Axes) -> None:
+        _cells(axes, counts, counts / np.maximum(1, counts.sum(axis=1, keepdims=True)))
+        axes.set_yticks(np.arange(len(labels)), labels)
+        axes.set_ylabel("true class")
+        axes.set_xlabel("taken for")
+        _class_ticks(axes, labels)
+
+    return _picture(name, WIDTH_INCHES * 0.85, draw)
+
+
+def _cells(axes: Axes, counts: npt.NDArray[np.int64], shades: npt.NDArray[np.float64]) -> None:
+    """Draws a table of numbers, each on a cell as dark as its shade, 0 to 1."""
+    rows, columns = counts.shape
+    places = [(column, row) for row in range(rows) for column in range(columns)]
+    colours = [(*to_rgb(AFTER), 0.03 + 0.67 * float(shades[row, column])) for column, row in places]
+    squares = [Rectangle((column - 0.47, row - 0.46), 0.94, 0.92) for column, row in places]
+    axes.add_collection(PatchCollection(squares, facecolors=colours, edgecolors="none"))
+    for column, row in places:
+        if counts[row, column]:
+            text = str(counts[row, column])
+            axes.text(column, row, text, ha="center", va="center", fontsize=7.5 if len(text) < 4 else 6)
+    axes.set_xlim(-0.5, columns - 0.5)
+    axes.set_ylim(rows - 0.5, -0.5)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+
+
+def _class_ticks(axes: Axes, labels: Sequence[str]) -> None:
+    short = max(map(len, labels)) <= 3
+    axes.set_xticks(
+        np.arange(len(labels)), labels, rotation=0 if short else 40, ha="center" if short else "right"
+    )
+
+
+def _picture(name: str, height_inches: float, draw: Callable[[Axes], None]) -> str:
+    """What `draw` draws, as an <svg> element whose ids begin with `name`."""
+    page = io.StringIO()
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
+        figure = Figure(figsize=(WIDTH_INCHES, height_inches), layout="constrained")
+        draw(figure.add_subplot())
+        figure.savefig(page, format="svg", transparent=True, metadata={"Date": None})
+    svg = page.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{name}-", svg)
+    svg = re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', r'<svg \1 aria-hidden="true">', svg, count=1)
+    for stand_in, colour in PAGE_COLOURS.items():
+        svg = svg.replace(stand_in, colour)
+    return svg

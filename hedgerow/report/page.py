@@ -1,0 +1,108 @@
+"""The report as files: report.json for programs, report.html for people."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+import msgspec
+
+from . import charts
+from .record import Report
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture with the words below it. `svg` is markup made here, not escaped."""
+
+    title: str
+    caption: str
+    svg: str
+
+
+def write(report: Report, folder: Path) -> None:
+    """Writes report.json and report.html into an existing folder, each complete or not at all."""
+    _replace(folder / "report.json", msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
+    _replace(folder / "report.html", html(report).encode())
+
+
+def html(report: Report) -> str:
+    """The report as one page with everything in it: no other file, no script, no network."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("hedgerow.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(percent=_percent, points=_points, kib=_kib, seconds=_seconds)
+    return environment.get_template("report.html.j2").render(report=report, pictures=_pictures(report))
+
+
+def _pictures(report: Report) -> list[Picture]:
+    devices = [(one.device, one.accuracy_before, one.accuracy_after) for one in report.per_device]
+    pictures = [
+        Picture(
+            "Accuracy per round",
+            "Accuracy on the held-out set after every round; diamonds are the int8 releases.",
+            charts.accuracy_per_round(report),
+        ),
+        Picture(
+            "Accuracy per device",
+            "On each device's own test examples, which no model was trained on.",
+            charts.before_and_after("per-device", devices),
+        ),
+        Picture(
+            "Training examples per class and device",
+            "None of them leaves its device.",
+            charts.samples_per_class(report),
+        ),
+    ]
+    if report.per_group:
+        groups = [
+            (one.group + (" (central)" if one.central else ""), one.accuracy_before, one.accuracy_after)
+            for one in report.per_group
+        ]
+        pictures.append(
+            Picture(
+                "Accuracy per person",
+                "On everybody's held-out examples; those marked were in the central set with other examples.",
+                charts.before_and_after("per-group", groups),
+            )
+        )
+    for stage, words in (("central", "before"), ("federated", "after")):
+        for form in ("float", "int8"):
+            matrix = getattr(report.confusion, f"{stage}_{form}")
+            accuracy = getattr(report.accuracy, f"{stage}_{form}")
+            pictures.append(
+                Picture(
+                    f"Confusion {words}, {form}",
+                    f"Held-out set, {_percent(accuracy)} right.",
+                    charts.confusion(f"confusion-{stage}-{form}", matrix, report.labels),
+                )
+            )
+    return pictures
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _points(difference: float) -> str:
+    return f"{100 * difference:+.1f}"
+
+
+def _kib(size_bytes: int) -> str:
+    return f"{size_bytes / 1024:,.1f} KiB"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 120 else f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Writes a file beside its place and moves it there, so that nobody meets half a file."""
+    draft = path.with_name(f".{path.name}.draft")
+    draft.write_bytes(content)
+    draft.replace(path)

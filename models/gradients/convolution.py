@@ -1,0 +1,148 @@
+"""2-D convolutions (and 1-D ones, which Keras writes as 2-D of height 1), plain and transposed.
+
+No TFLite operator computes a filter gradient. Two formulations do: patches cut by a *static* one-hot
+convolution, which the fast CPU kernels take, and one matrix product; or the convolution of the transposed
+input with the transposed output gradient. The first shares its patches with the forward pass.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import tensorflow as tf
+
+from . import axis
+from .registry import gradient, lowering
+from .window import Window, static_shape, window_of
+
+# Above this many elements per patch the convolution kernels beat patches and a matrix product.
+_LARGEST_PATCH = 160
+
+
+@lowering("Conv2D", note="groups apart; small patches by a static one-hot convolution and one matrix product")
+def convolution(op: tf.Operation, training: bool) -> tf.Tensor | None:
+    """Splits groups, and in training writes a convolution of few input channels as patches times filters."""
+    x, filters = op.inputs
+    window = window_of(op, x, static_shape(filters)[:2])
+    if static_shape(x)[-1] != static_shape(filters)[2]:
+        return _grouped(op, window)
+    small = window.taps > 1 and window.taps * static_shape(x)[-1] <= _LARGEST_PATCH
+    square = len(set(window.strides)) == 1 or static_shape(x)[-1] == 1
+    if not training or not small or not square or filters.op.type == "Const":
+        return None
+    return _by_patches(x, filters, window)
+
+
+@gradient("Conv2D", note="dx: a (transposed) convolution; dW: a convolution of transposed input and gradient")
+def conv2d(op: tf.Operation, dy: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Of any stride, dilation and padding."""
+    x, filters = op.inputs
+    window = window_of(op, x, static_shape(filters)[:2])
+    return _input_gradient(static_shape(x), filters, dy, window), _filter_gradient(x, dy, window)
+
+
+@lowering("Conv2DBackpropInput", note="where dilated: a convolution with the turned kernel")
+def transposed_convolution(op: tf.Operation, training: bool) -> tf.Tensor | None:
+    """TRANSPOSE_CONV has no dilation; Keras allows one only with stride 1."""
+    if set(op.get_attr("dilations")) == {1}:
+        return None
+    _, filters, x = op.inputs
+    shape = static_shape(op.outputs[0])
+    window = window_of(op, op.outputs[0], static_shape(filters)[:2])
+    return _input_gradient(shape, filters, x, window)
+
+
+@gradient("Conv2DBackpropInput", note="as Conv2D, with input and output exchanged")
+def conv2d_transpose(op: tf.Operation, dy: tf.Tensor) -> tuple[None, tf.Tensor, tf.Tensor]:
+    """The input gradient of a transposed convolution is the convolution itself."""
+    _, filters, x = op.inputs
+    window = window_of(op, dy, static_shape(filters)[:2])
+    dx = tf.nn.conv2d(dy, filters, window.strides, window.padding)
+    return None, _filter_gradient(dy, x, window), dx
+
+
+def _by_patches(x: tf.Tensor, filters: tf.Tensor, window: Window) -> tf.Tensor:
+    channels, outputs = static_shape(filters)[2:]
+    batch = static_shape(x)[0]
+
+    @tf.custom_gradient  # type: ignore[untyped-decorator]
+    def convolve(x: tf.Tensor, filters: tf.Tensor) -> tuple[tf.Tensor, object]:
+        patches = _patches(x, window)
+        flat = tf.reshape(tf.transpose(filters, [2, 0, 1, 3]), [channels * window.taps, outputs])
+        y = tf.reshape(tf.matmul(patches, flat), [batch, *window.output, outputs])
+
+        def backward(dy: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            product = tf.matmul(patches, tf.reshape(dy, [-1, outputs]), transpose_a=True)
+            by_channel = tf.reshape(product, [channels, *window.kernel, outputs])
+            return (
+                _input_gradient(static_shape(x), filters, dy, window),
+                tf.transpose(by_channel, [1, 2, 0, 3]),
+            )
+
+        return y, backward
+
+    return convolve(x, filters)
+
+
+def _patches(x: tf.Tensor, window: Window) -> tf.Tensor:
+    """Cuts patches, ``[B * outputs, C * taps]``, channel by channel, with one static convolution."""
+    channels = static_shape(x)[-1]
+    x = x if window.padding != "EXPLICIT" else axis.grow(x, window.pads)
+    padding = window.padding if window.padding != "EXPLICIT" else "VALID"
+    one_hot = np.zeros((*window.kernel, channels, window.taps), np.float32)
+    for tap, (row, column) in enumerate(itertools.product(*map(range, window.kernel))):
+        one_hot[row, column, :, tap] = 1.0
+    if channels == 1:
+        patches = tf.nn.conv2d(x, one_hot, window.strides, padding, dilations=window.dilations)
+    else:
+        strides = (1, *window.strides, 1)
+        patches = tf.nn.depthwise_conv2d(x, one_hot, strides, padding, dilations=window.dilations)
+    return tf.reshape(patches, [-1, channels * window.taps])
+
+
+def _grouped(op: tf.Operation, window: Window) -> tf.Tensor:
+    """A convolution per group; TensorFlow and old TFLite kernels have none for groups."""
+    x, filters = op.inputs
+    channels, (group_channels, outputs) = static_shape(x)[-1], static_shape(filters)[2:]
+    groups = channels // group_channels
+    strides, padding = op.get_attr("strides"), window.padding
+    if group_channels == 1 and len(set(window.strides)) == 1 and padding != "EXPLICIT":
+        apart = tf.reshape(filters, [*window.kernel, channels, outputs // groups])
+        return tf.nn.depthwise_conv2d(x, apart, strides, padding, dilations=window.dilations)
+    x = x if padding != "EXPLICIT" else axis.grow(x, window.pads)
+    padding = padding if padding != "EXPLICIT" else "VALID"
+    pieces = [
+        tf.nn.conv2d(piece, kernel, strides, padding, dilations=window.dilations)
+        for piece, kernel in zip(tf.split(x, groups, -1), tf.split(filters, groups, -1), strict=True)
+    ]
+    return tf.concat(pieces, -1)
+
+
+def _input_gradient(shape: list[int], filters: tf.Tensor, dy: tf.Tensor, window: Window) -> tf.Tensor:
+    if window.is_pointwise:
+        flat = tf.matmul(tf.reshape(dy, [-1, dy.shape[-1]]), filters[0, 0], transpose_b=True)
+        return tf.reshape(flat, shape)
+    if set(window.strides) == {1}:
+        turned = tf.transpose(tf.reverse(tf.reverse(filters, [0]), [1]), [0, 1, 3, 2])
+        margins = [
+            (extent - 1 - before, extent - 1 - after)
+            for extent, (before, after) in zip(window.extent, window.pads, strict=True)
+        ]
+        return tf.nn.conv2d(axis.grow(dy, margins), turned, 1, "VALID", dilations=window.dilations)
+    if window.padding != "EXPLICIT":
+        return tf.nn.conv2d_transpose(dy, filters, shape, window.strides, window.padding)
+    padded = [n + sum(p) for n, p in zip(window.size, window.pads, strict=True)]
+    whole = tf.nn.conv2d_transpose(dy, filters, [shape[0], *padded, shape[-1]], window.strides, "VALID")
+    return axis.grow(whole, [(-before, -after) for before, after in window.pads])
+
+
+def _filter_gradient(x: tf.Tensor, dy: tf.Tensor, window: Window) -> tf.Tensor:
+    channels, outputs = static_shape(x)[-1], static_shape(dy)[-1]
+    if window.is_pointwise:
+        flat = tf.matmul(tf.reshape(x, [-1, channels]), tf.reshape(dy, [-1, outputs]), transpose_a=True)
+        return tf.reshape(flat, [1, 1, channels, outputs])
+    images = tf.transpose(axis.grow(x, window.margins), [3, 1, 2, 0])
+    kernels = tf.transpose(dy, [1, 2, 0, 3])
+    product = tf.nn.conv2d(images, kernels, window.dilations, "VALID", dilations=window.strides)
+    return tf.transpose(product, [1, 2, 0, 3])

@@ -1,0 +1,68 @@
+"""The finishing touches on a converted file: signature names, shared buffers, a description."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import flatbuffers  # type: ignore[import-untyped]
+from tensorflow.lite.python import schema_py_generated as schema
+
+_IDENTIFIER = b"TFL3"
+METADATA_NAME = "hedgerow.trainable"
+
+
+def read(content: bytes) -> Any:
+    """Parses a ``.tflite`` file into TensorFlow Lite's object tree (``ModelT``)."""
+    return schema.ModelT.InitFromPackedBuf(content, 0)
+
+
+def write(model: Any) -> bytes:
+    """Writes an object tree back."""
+    builder = flatbuffers.Builder(1 << 20)
+    builder.Finish(model.Pack(builder), _IDENTIFIER)
+    return bytes(builder.Output())
+
+
+def rename_weights(model: Any, names: Mapping[str, str]) -> None:
+    """Renames the inputs and outputs of get_weights and set_weights from ``w0`` to Keras paths.
+
+    Keras paths contain characters that a function's argument cannot.
+    """
+    for signature in model.signatureDefs:
+        if signature.signatureKey.decode() in ("get_weights", "set_weights"):
+            for tensor in [*(signature.inputs or []), *(signature.outputs or [])]:
+                tensor.name = names.get(tensor.name.decode(), tensor.name.decode())
+
+
+def share_buffers(model: Any) -> None:
+    """Stores equal constants once, however many signatures and variables start from them."""
+    kept: dict[bytes, int] = {}
+    target = list(range(len(model.buffers)))
+    for index, buffer in enumerate(model.buffers):
+        if index == 0 or buffer.data is None or len(buffer.data) == 0:
+            continue
+        target[index] = kept.setdefault(bytes(buffer.data), index)
+    used = sorted({0, *(target[index] for index in _used_buffers(model))})
+    place = {old: new for new, old in enumerate(used)}
+    for subgraph in model.subgraphs:
+        for tensor in subgraph.tensors:
+            tensor.buffer = place[target[tensor.buffer]]
+    for entry in model.metadata or []:
+        entry.buffer = place[target[entry.buffer]]
+    model.buffers = [model.buffers[index] for index in used]
+
+
+def describe(model: Any, description: bytes) -> None:
+    """Adds the description that the device reads, as the metadata ``hedgerow.trainable``."""
+    buffer = schema.BufferT()
+    buffer.data = list(description)
+    model.buffers.append(buffer)
+    entry = schema.MetadataT()
+    entry.name, entry.buffer = METADATA_NAME, len(model.buffers) - 1
+    model.metadata = [*(model.metadata or []), entry]
+
+
+def _used_buffers(model: Any) -> set[int]:
+    used = {tensor.buffer for subgraph in model.subgraphs for tensor in subgraph.tensors}
+    return used | {entry.buffer for entry in model.metadata or []}

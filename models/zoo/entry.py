@@ -1,0 +1,92 @@
+"""What the zoo knows about a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import keras
+
+from ..datasets import Federation
+
+
+class Federate(Protocol):
+    """Deals the model's data set out to a federation."""
+
+    def __call__(
+        self, *, devices: int | None = None, alpha: float | None = None, seed: int = 0
+    ) -> Federation:
+        """The same seed gives the same federation.
+
+        Args:
+            devices: How many devices; None for the model's own number.
+            alpha: Of the Dirichlet split; None for the model's own.
+            seed: Of every choice.
+
+        Raises:
+            errors.UsageError: The data set cannot be split that way.
+            errors.DatasetError: The data set is not installed.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CentralTraining:
+    """How the model is trained in one place, with Adam.
+
+    Attributes:
+        epochs: Passes over the central set.
+        batch_size: Examples a step.
+        learning_rate: Of the first step; it falls to zero along half a cosine.
+    """
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FederatedTraining:
+    """How the model is refined on devices.
+
+    Attributes:
+        rounds: Rounds of the strategy.
+        local_epochs: Passes over a device's own examples in a round.
+        batch_size: Examples a step; fixed in the trainable file.
+        learning_rate: Of every step on the device.
+        optimizer: The optimizer on the device, as `hedgerow.models.optimizers` calls it.
+    """
+
+    rounds: int
+    local_epochs: int
+    batch_size: int
+    learning_rate: float
+    optimizer: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A model of the zoo with its data and the numbers that train it.
+
+    Attributes:
+        name: What the command line calls it.
+        title: One line for people.
+        build: Builds the Keras model; its weights follow Keras's global seed.
+        federate: Deals its data out.
+        central: How it is trained in one place.
+        federated: How it is refined on devices.
+        loss: As `hedgerow.models.losses` calls it.
+    """
+
+    name: str
+    title: str
+    build: Callable[[], keras.Model]
+    federate: Federate
+    central: CentralTraining
+    federated: FederatedTraining
+    loss: str = "sparse_categorical_crossentropy"
+
+    def create(self, seed: int) -> keras.Model:
+        """The model with the initial weights of this seed. Sets the seeds of Python, numpy and Keras."""
+        keras.utils.set_random_seed(seed)
+        return self.build()

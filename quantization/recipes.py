@@ -1,0 +1,62 @@
+"""Recipes: how the numbers of a model are stored and computed in its TFLite file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ..errors import RecipeError
+from ..protocol.manifest import Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How a Keras model becomes a file for inference.
+
+    Attributes:
+        name: Its name in the API and on the command line.
+        title: One line for people.
+        weights: Type that the weights are stored in.
+        activations: Type that the tensors between operators have.
+        kind: The manifest's word for the files it makes.
+    """
+
+    name: str
+    title: str
+    weights: Literal["float32", "int8"]
+    activations: Literal["float32", "int8"]
+    kind: Kind
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether the ranges of the activations must be measured on examples."""
+        return self.activations != "float32"
+
+
+_RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe("float32", "everything in float32: the numbers of Keras", "float32", "float32", "float32"),
+        Recipe("int8", "full int8: weights, activations, inputs and outputs", "int8", "int8", "int8"),
+    )
+}
+
+
+def names() -> tuple[str, ...]:
+    """Every recipe's name."""
+    return tuple(_RECIPES)
+
+
+def get(recipe: str | Recipe) -> Recipe:
+    """The recipe of that name; a recipe is returned as it is.
+
+    Raises:
+        RecipeError: There is none.
+    """
+    if isinstance(recipe, Recipe):
+        return recipe
+    if recipe not in _RECIPES:
+        raise RecipeError(
+            f"Expected a recipe out of {', '.join(_RECIPES)}; received {recipe!r}.", recipe=recipe
+        )
+    return _RECIPES[recipe]

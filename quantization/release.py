@@ -1,0 +1,283 @@
+"""Builds a release: the folder with a model's files for its targets and their manifest."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import importlib.metadata
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ManifestError, ReleaseError
+from ..hardware import interpreter, vela
+from ..hardware.targets import Target
+from ..hardware.targets import load as load_target
+from ..protocol import manifest as manifests
+from ..protocol.manifest import Kind, Manifest, ModelFile, Preprocessing, Signature, Tensor
+from ..protocol.signatures import SigningKey, sign_manifest
+from . import fused_file
+from .comparison import Comparison, compare
+from .converter import Converter, convert
+from .recipes import Recipe
+from .recipes import get as get_recipe
+
+Array = NDArray[Any]
+
+MANIFEST = "manifest.json"
+_TOOLS = ("hedgerow", "tensorflow", "keras", "numpy", "ai-edge-litert", "ethos-u-vela")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Release:
+    """A release that is complete on the disk.
+
+    Attributes:
+        folder: `<name>-<version>`, with every file and `manifest.json`.
+        manifest: What `manifest.json` says.
+        files: Path of each file: `trainable`, the recipes' names, and the targets' names for compiled ones.
+        comparison: Keras against the files on the held-out examples; None without any.
+        compiled: Vela's report for each target that it compiled for.
+    """
+
+    folder: Path
+    manifest: Manifest
+    files: dict[str, Path]
+    comparison: Comparison | None
+    compiled: dict[str, vela.VelaReport]
+
+
+def build_release(
+    folder: str | Path,
+    *,
+    name: str,
+    version: str,
+    model: keras.Model,
+    trainable: str | Path | bytes | None = None,
+    calibration: Array | Sequence[Array] | None = None,
+    test: tuple[Array | Sequence[Array], Array] | None = None,
+    labels: Sequence[str] = (),
+    preprocessing: Preprocessing | None = None,
+    recipes: Sequence[str | Recipe] = ("int8",),
+    targets: Sequence[str] = (),
+    minimum_agent: str = "0.1.0",
+    key: SigningKey | None = None,
+    converter: Converter | None = None,
+) -> Release:
+    """Converts, measures, compiles and writes a release, all of it or nothing.
+
+    The folder `<name>-<version>` appears under `folder` by one rename when it is complete and on the disk.
+
+    Args:
+        folder: Where releases live.
+        name: Name of the model.
+        version: `MAJOR.MINOR.PATCH`, higher than every release of that name in `folder`.
+        model: The Keras model that every file is made from.
+        trainable: The trainable file of the same weights, as a path or bytes.
+        calibration: Examples for the int8 recipes; none of them may be in `test`.
+        test: Held-out examples and their answers, for the metrics of each file.
+        labels: Name of each class.
+        preprocessing: What makes a raw example the model's input.
+        recipes: What to convert to.
+        targets: What to compile for; a target without a compiler takes the files of the kinds that it reads.
+        minimum_agent: The oldest agent that can run it.
+        key: Signs the manifest.
+        converter: A running converter, to save the start of a process.
+
+    Raises:
+        ReleaseError: The version is not newer than what is there, the test examples are calibration
+            examples, or the disk failed.
+        QuantizationError: A recipe cannot convert the model.
+        CompilerError: A target's compiler failed.
+    """
+    destination = _destination(Path(folder), name, version)
+    chosen_targets = [load_target(target) for target in targets]
+    chosen_recipes = _recipes(recipes, chosen_targets)
+    _check_disjoint(calibration, test)
+    with _aside(destination) as aside:
+        files = {"trainable": aside / "trainable.tflite"} if trainable is not None else {}
+        if trainable is not None:
+            _write(files["trainable"], trainable)
+        for recipe in chosen_recipes:
+            files[recipe.name] = aside / f"{recipe.name}.tflite"
+            _write(files[recipe.name], convert(model, recipe, calibration=calibration, converter=converter))
+        comparison = compare(model, _inference(files), *test) if test is not None else None
+        compiled = {
+            target.name: _compile(target, files["int8"], aside)
+            for target in chosen_targets
+            if target.compiled
+        }
+        entries = [_entry(path, kind, chosen_targets, comparison) for kind, path in files.items()]
+        entries += [
+            _compiled_entry(aside / f"{target}.tflite", target, report) for target, report in compiled.items()
+        ]
+        manifest = Manifest(
+            name=name,
+            version=version,
+            weights_digest=manifests.weights_digest(
+                {weight.path: weight.numpy() for weight in model.weights}
+            ),
+            files=tuple(entries),
+            labels=tuple(labels),
+            preprocessing=preprocessing or Preprocessing(),
+            minimum_agent=minimum_agent,
+            tools=_versions(),
+        )
+        _write(aside / MANIFEST, sign_manifest(manifest, key) if key else manifests.encode(manifest))
+    names = {**files, **{target: Path(f"{target}.tflite") for target in compiled}}
+    return Release(
+        destination,
+        manifest,
+        {key: destination / path.name for key, path in names.items()},
+        comparison,
+        compiled,
+    )
+
+
+def _destination(folder: Path, name: str, version: str) -> Path:
+    """Where the release will be, after a check that its version goes up."""
+    wanted = manifests.parse_version(version)
+    for other in folder.glob(f"{name}-*/{MANIFEST}"):
+        found = other.parent.name.removeprefix(f"{name}-")
+        with contextlib.suppress(ManifestError):
+            if manifests.parse_version(found) >= wanted:
+                raise ReleaseError(
+                    f"Expected a version above {found}, which is in {str(folder)!r}; received {version}."
+                )
+    return folder / f"{name}-{version}"
+
+
+@contextlib.contextmanager
+def _aside(destination: Path) -> Iterator[Path]:
+    """A folder that becomes `destination` if nothing fails, and vanishes otherwise."""
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=".building-", dir=destination.parent))
+    except OSError as error:
+        raise ReleaseError(f"Cannot write to {str(destination.parent)!r}: {error.strerror}.") from error
+    try:
+        yield aside
+        aside.chmod(0o755)
+        _sync(aside)
+        aside.rename(destination)
+        _sync(destination.parent)
+    except OSError as error:
+        raise ReleaseError(f"Cannot write the release {destination.name!r}: {error.strerror}.") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _write(path: Path, content: str | Path | bytes) -> None:
+    data = content if isinstance(content, bytes) else Path(content).read_bytes()
+    with path.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _recipes(names: Sequence[str | Recipe], targets: Sequence[Target]) -> list[Recipe]:
+    """The recipes asked for, and int8 if a compiler needs it."""
+    chosen = {recipe.name: recipe for recipe in map(get_recipe, names)}
+    if any(target.compiled for target in targets):
+        chosen.setdefault("int8", get_recipe("int8"))
+    return list(chosen.values())
+
+
+def _check_disjoint(
+    calibration: Array | Sequence[Array] | None, test: tuple[Array | Sequence[Array], Array] | None
+) -> None:
+    if calibration is None or test is None:
+        return
+    calibrated, tested = (_digests(examples) for examples in (calibration, test[0]))
+    if shared := len(calibrated & tested):
+        raise ReleaseError(
+            f"Expected test examples that calibration has not seen, received {shared} that are in both.",
+            remedy="Split the data before you pass it on.",
+        )
+
+
+def _digests(examples: Array | Sequence[Array]) -> set[bytes]:
+    first = examples if hasattr(examples, "shape") else examples[0]
+    return {hashlib.sha256(np.ascontiguousarray(one, np.float32).tobytes()).digest() for one in first}
+
+
+def _inference(files: Mapping[str, Path]) -> dict[str, bytes | Path]:
+    return {kind: path for kind, path in files.items() if kind != "trainable"}
+
+
+def _compile(target: Target, int8: Path, aside: Path) -> vela.VelaReport:
+    assert target.accelerator is not None
+    report = vela.compile(int8, target.accelerator.configuration, aside)
+    output = report.output.rename(aside / f"{target.name}.tflite")
+    return dataclasses.replace(report, output=output)
+
+
+def _entry(path: Path, kind: str, targets: Sequence[Target], comparison: Comparison | None) -> ModelFile:
+    data = path.read_bytes()
+    measured = comparison.files[kind].metrics if comparison is not None and kind in comparison.files else {}
+    return ModelFile(
+        name=path.name,
+        kind=cast("Kind", kind if kind == "trainable" else get_recipe(kind).kind),
+        size=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
+        targets=tuple(target.name for target in targets if kind in target.kinds),
+        signatures=_signatures(data),
+        metrics=measured,
+        stateful=kind != "trainable" and fused_file.has_fused_lstm(data),
+    )
+
+
+def _compiled_entry(path: Path, target: str, report: vela.VelaReport) -> ModelFile:
+    data = path.read_bytes()
+    return ModelFile(
+        name=path.name,
+        kind="compiled",
+        size=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
+        targets=(target,),
+        metrics={
+            "npu_percent": report.npu_percent,
+            "cycles": float(report.cycles),
+            "sram_kib": report.sram_kib,
+            "flash_kib": report.flash_kib,
+        },
+    )
+
+
+def _signatures(data: bytes) -> dict[str, Signature]:
+    with interpreter.load(data, runtime="litert") as loaded:
+        return {
+            name: Signature(_tensors(spec.inputs), _tensors(spec.outputs))
+            for name, spec in loaded.signatures().items()
+        }
+
+
+def _tensors(specs: Mapping[str, interpreter.TensorSpec]) -> tuple[Tensor, ...]:
+    return tuple(
+        Tensor(name, spec.shape, spec.dtype.name, spec.scale, spec.zero_point) for name, spec in specs.items()
+    )
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _TOOLS:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found

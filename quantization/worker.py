@@ -1,0 +1,64 @@
+"""The converter's process: reads jobs as JSON lines from its input, converts, answers on its output.
+
+The TFLite converter ends its process on some models. It lives here, so that its end is an answer for its
+parent.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+
+def main() -> None:
+    """Answers jobs until the input ends, which it does when the parent does."""
+    # TensorFlow prints to the standard output: the answers go to the real one, everything else to the log.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    tf.get_logger().setLevel("ERROR")
+    for line in sys.stdin:
+        job = json.loads(line)
+        try:
+            Path(job["output"]).write_bytes(_convert(job))
+            error = None
+        except Exception as raised:  # noqa: BLE001 - whatever the converter raises is the answer
+            error = f"{type(raised).__name__}: {raised}"
+        answers.write(json.dumps({"error": error}) + "\n")
+        answers.flush()
+
+
+def _convert(job: dict[str, Any]) -> bytes:
+    converter = tf.lite.TFLiteConverter.from_saved_model(
+        job["saved_model"], signature_keys=[job["signature"]]
+    )
+    if job["weights"] == "int8":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if job["activations"] == "int8":
+        converter.representative_dataset = _examples(job["calibration"])
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        converter.inference_input_type = tf.int8
+        converter.inference_output_type = tf.int8
+    data: bytes = converter.convert()
+    return data
+
+
+def _examples(path: str) -> Callable[[], Iterator[dict[str, Any]]]:
+    with np.load(path) as stored:
+        arrays = dict(stored)
+
+    def examples() -> Iterator[dict[str, Any]]:
+        for i in range(len(next(iter(arrays.values())))):
+            yield {name: array[i : i + 1] for name, array in arrays.items()}
+
+    return examples
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""The device's own samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hedgerow.edge.samples import SampleFolder
+from hedgerow.errors import SamplesError
+
+
+def test_samples_are_read_as_they_were_written(tmp_path: Path) -> None:
+    x, y = np.arange(24, dtype=np.float32).reshape(4, 3, 2), np.array([0, 1, 1, 0])
+    np.savez(tmp_path / "train.npz", x=x, y=y)
+    samples = SampleFolder(tmp_path).load("train")
+    np.testing.assert_array_equal(samples.x, x)
+    np.testing.assert_array_equal(samples.y, y)
+    assert (len(samples), SampleFolder(tmp_path).count("train"), SampleFolder(tmp_path).count("test")) == (
+        4,
+        4,
+        0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"x": np.zeros((3, 2))}, "y"),
+        ({"x": np.zeros((3, 2)), "y": np.zeros(2)}, r"\(3, 2\) and \(2,\)"),
+        ({"x": np.zeros((0, 2)), "y": np.zeros(0)}, "received none"),
+        ({"x": np.float32(1), "y": np.float32(1)}, "as many labels"),
+        ({"x": np.array([[1.0], [np.nan]]), "y": np.zeros(2)}, "NaN"),
+        ({"x": np.array(["a", "b"]), "y": np.zeros(2)}, "numbers"),
+        ({"x": np.array([{}, {}], dtype=object), "y": np.zeros(2)}, "allow_pickle"),
+    ],
+    ids=["no labels", "lengths", "empty", "scalars", "NaN", "text", "pickle"],
+)
+def test_samples_that_cannot_be_used_are_refused(
+    arrays: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "train.npz", **arrays)
+    with pytest.raises(SamplesError, match=message):
+        SampleFolder(tmp_path).load("train")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no archive", b"PK\x03\x04" + bytes(50)])
+def test_a_file_that_is_no_archive_is_refused(content: bytes | None, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "test.npz").write_bytes(content)
+    with pytest.raises(SamplesError, match=r"test\.npz"):
+        SampleFolder(tmp_path).load("test")
+    assert SampleFolder(tmp_path).count("test") == 0

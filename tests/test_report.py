@@ -1,0 +1,216 @@
+"""The report: what programs read and what people see."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from hedgerow import report as reports
+
+MATRIX = ((8, 2), (1, 9))
+VOID = {"meta", "br", "hr", "img", "link", "input"}
+
+
+def sample(**changes: object) -> reports.Report:
+    """A made-up run of two devices and two classes."""
+    record = reports.Report(
+        model="test-model",
+        title="A made-up model",
+        devices=2,
+        seed=7,
+        seconds=130.0,
+        accuracy=reports.Accuracy(
+            central_float=0.85, central_int8=0.84, federated_float=0.9, federated_int8=0.89
+        ),
+        rounds=tuple(
+            reports.Round(
+                round=number,
+                devices=2,
+                loss=0.5,
+                accuracy=0.85 + number / 100,
+                seconds=1.5,
+                bytes_down=2048,
+                bytes_up=4096,
+            )
+            for number in (1, 2)
+        ),
+        agents=(reports.Agent(device="device-01", pid=42, rss_mib=55.5, runtime="tflite"),),
+        targets=(reports.Target(target="ethos-u55-128", npu_percent=100.0, cycles=12345, sram_kib=20.5),),
+        files=reports.Files(
+            trainable="releases/a/t.tflite", int8="releases/a/i.tflite", manifest="releases/a/manifest.json"
+        ),
+        labels=("cat", "dog"),
+        central_class_counts=(5, 6),
+        preprocessing="x = raw / 255",
+        per_device=(
+            reports.Device(
+                device="device-01",
+                class_counts=(30, 0),
+                test_examples=8,
+                accuracy_before=0.7,
+                accuracy_after=0.8,
+            ),
+            reports.Device(
+                device="device-02",
+                class_counts=(3, 20),
+                test_examples=6,
+                accuracy_before=0.9,
+                accuracy_after=0.8,
+            ),
+        ),
+        confusion=reports.Confusion(
+            central_float=MATRIX, central_int8=MATRIX, federated_float=MATRIX, federated_int8=MATRIX
+        ),
+        releases=(
+            reports.Release(
+                name="test-model",
+                version="1",
+                stage="central",
+                folder="releases/a",
+                trainable_bytes=300_000,
+                int8_bytes=30_000,
+                accuracy_float=0.85,
+                accuracy_int8=0.84,
+            ),
+        ),
+        stages=(reports.Stage(stage="central training", seconds=3.0),),
+        config={"strategy": "FedAvg", "alpha": 0.5, "broker": None},
+    )
+    return msgspec.structs.replace(record, **changes)
+
+
+class Elements(HTMLParser):
+    """Collects what a page is made of, and fails on elements closed in the wrong order."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.names: list[str] = []
+        self.ids: list[str] = []
+        self.addresses: list[str] = []
+        self.text = ""
+        self.feed(page)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.names.append(tag)
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value or "")
+            if name in {"src", "href", "xlink:href", "action"}:
+                self.addresses.append(value or "")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_json_has_what_others_read(tmp_path: Path) -> None:
+    reports.write(sample(), tmp_path)
+    record = json.loads((tmp_path / "report.json").read_bytes())
+    assert {"model", "devices", "seed", "seconds", "accuracy", "rounds", "agents", "targets", "files"} <= set(
+        record
+    )
+    assert set(record["accuracy"]) == {"central_float", "central_int8", "federated_float", "federated_int8"}
+    assert {"round", "devices", "loss", "accuracy", "seconds", "bytes_down", "bytes_up"} <= set(
+        record["rounds"][0]
+    )
+    assert {"device", "pid", "rss_mib", "runtime", "modules_forbidden"} <= set(record["agents"][0])
+    assert record["agents"][0]["modules_forbidden"] == []
+    assert {"target", "npu_percent", "cycles", "sram_kib"} <= set(record["targets"][0])
+    assert set(record["files"]) == {"trainable", "int8", "manifest"}
+
+
+def test_json_is_read_back_as_the_same_record(tmp_path: Path) -> None:
+    reports.write(sample(), tmp_path)
+    assert msgspec.json.decode((tmp_path / "report.json").read_bytes(), type=reports.Report) == sample()
+
+
+def test_writing_leaves_two_files_and_no_draft(tmp_path: Path) -> None:
+    reports.write(sample(), tmp_path)
+    reports.write(sample(), tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "report.json"]
+
+
+def test_page_stands_alone() -> None:
+    page = Elements(reports.html(sample()))
+    assert {"script", "link", "img", "iframe"}.isdisjoint(page.names)
+    assert all(address.startswith("#") for address in page.addresses)
+    assert len(page.ids) == len(set(page.ids)), "two elements of one page have the same id"
+    assert {address[1:] for address in page.addresses} <= set(page.ids)
+    assert page.names.count("svg") == 7
+
+
+def test_page_takes_its_colours_from_the_reader() -> None:
+    page = reports.html(sample())
+    assert "prefers-color-scheme: dark" in page
+    assert "currentColor" in page
+    assert not re.search(r"#0[123]0[123]0[123]", page), "a stand-in colour was left"
+
+
+def test_page_shows_the_numbers() -> None:
+    text = " ".join(Elements(reports.html(sample())).text.split())
+    for shown in (
+        "90.0 %",
+        "+5.0 points",
+        "12,345",
+        "55.5 MiB",
+        "293.0 KiB",
+        "2 min 10 s",
+        "x = raw / 255",
+        "none",
+    ):
+        assert shown in text, shown
+
+
+def test_page_marks_a_loss_as_worse() -> None:
+    worse = reports.Accuracy(central_float=0.9, central_int8=0.9, federated_float=0.8, federated_int8=0.8)
+    assert '<span class="worse">-10.0 points' in reports.html(sample(accuracy=worse))
+
+
+def test_page_escapes_what_it_shows() -> None:
+    hostile = "<script>alert('x')</script> & co"
+    page = reports.html(
+        sample(title=hostile, labels=(hostile, "b"), preprocessing=hostile, config={hostile: hostile})
+    )
+    assert "<script" not in page
+    assert hostile in Elements(page).text
+
+
+def test_people_are_shown_where_known() -> None:
+    group = reports.Group(
+        group="person-03", central=True, examples=9, accuracy_before=0.9, accuracy_after=0.88
+    )
+    page = Elements(reports.html(sample(per_group=(group,))))
+    assert "person-03 (central)" in page.text
+    assert page.names.count("svg") == 8
+
+
+@pytest.mark.parametrize("devices", [1, 60])
+def test_page_takes_any_number_of_devices(devices: int) -> None:
+    one = sample().per_device[0]
+    many = tuple(msgspec.structs.replace(one, device=f"device-{number:02d}") for number in range(devices))
+    assert Elements(reports.html(sample(per_device=many))).text.count("device-00") == 2
+
+
+def test_same_record_gives_the_same_page() -> None:
+    assert reports.html(sample()) == reports.html(sample())
+
+
+def test_record_and_page_without_rounds_or_agents() -> None:
+    assert Elements(reports.html(sample(rounds=(), agents=(), targets=())))
