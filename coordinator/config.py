@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -11,20 +11,25 @@ from ..errors import CoordinatorConfigError
 from ..protocol.link import Broker
 from ..protocol.messages import Scalar
 from ..protocol.topics import check_name
+from .selection import Eligibility
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 
 
-class StrategyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class StrategyConfig(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
     """Which Flower strategy, and its keyword arguments.
 
     Args:
         name: A class of `flwr.serverapp.strategy`.
-        arguments: What its constructor takes; the node counts are filled in from the coordinator's own.
+        arguments: What its constructor takes; one node is enough unless they say otherwise.
+        wrapped: The strategy inside, for those of differential privacy; FedAvg by default.
     """
 
     name: str = "FedAvg"
     arguments: dict[str, Scalar] = {}
+    wrapped: StrategyConfig | None = None
 
 
 class CoordinatorConfig(
@@ -39,9 +44,17 @@ class CoordinatorConfig(
         folder: The journal, the blobs and the result; relative paths count from the file's own folder.
         rounds: How many rounds to run.
         round_seconds: A phase closes after so long with the updates that it has.
-        start_devices: The first round waits until so many devices are online.
+        start_devices: The first round waits until so many devices are there.
         minimum_devices: Every later round does.
+        minimum_updates: With fewer at the deadline, the round changes nothing.
+        over_selection: So many times the devices that the strategy samples are asked, if there are so many.
+        device_factor: A device's own deadline is so many times its slowest of the last answers; 0: none.
+        device_seconds: And at least so long.
         uploads: How many devices may upload at once.
+        examples_at_most: An update that claims more training samples is refused.
+        codec: How weights travel, both ways: "f32", or "f16" for half the bytes.
+        eligible: What a device must be to be asked.
+        metrics_port: Prometheus metrics are served there; 0: nowhere.
         seed: Of the sampling.
         test_data: An `.npz` with `x` and `y` that every global model is evaluated on.
         strategy: Flower's.
@@ -57,7 +70,15 @@ class CoordinatorConfig(
     round_seconds: Annotated[float, msgspec.Meta(gt=0)] = 600.0
     start_devices: Positive = 2
     minimum_devices: Positive = 2
+    minimum_updates: Positive = 1
+    over_selection: Annotated[float, msgspec.Meta(ge=1)] = 1.3
+    device_factor: Annotated[float, msgspec.Meta(ge=0)] = 5.0
+    device_seconds: Annotated[float, msgspec.Meta(gt=0)] = 120.0
     uploads: Positive = 8
+    examples_at_most: Positive = 10_000_000
+    codec: Literal["f32", "f16"] = "f32"
+    metrics_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
+    eligible: Eligibility = Eligibility()
     seed: int = 0
     test_data: Path | None = None
     strategy: StrategyConfig = StrategyConfig()

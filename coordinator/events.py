@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from .journal import RoundRecord
+from .records import RoundRecord
 
 
 class _Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):

@@ -1,24 +1,24 @@
 """What the coordinator must not forget: rounds, tasks and updates, in a database that survives kill -9.
 
-Every transition is committed before it is acted on. SQLite in WAL mode with `synchronous=FULL` serves one
-machine; any database that SQLAlchemy speaks to serves a larger one.
+Every transition is committed before it is acted on. SQLite in WAL mode with `synchronous=FULL`: a commit is
+on the disk when it returns.
 """
 
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
-from sqlalchemy import Column, Integer, MetaData, String, Table, create_engine, event, select
+from sqlalchemy import Column, Integer, MetaData, String, Table, create_engine, delete, event, select
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..errors import JournalError
 from ..protocol.messages import BlobReference, Update
-
-PhaseName = Literal["train", "evaluate"]
+from .records import PhaseName, PhaseRecord, RoundRecord
 
 _metadata = MetaData()
 _facts = Table("facts", _metadata, Column("name", String, primary_key=True), Column("value", String))
@@ -32,70 +32,26 @@ _phases = Table(
 _updates = Table(
     "updates",
     _metadata,
-    Column("task", String, primary_key=True),
-    Column("round", Integer, nullable=False),
+    Column("number", Integer, primary_key=True, autoincrement=True),
+    Column("task", String, nullable=False, unique=True),
+    Column("round", Integer, nullable=False, index=True),
     Column("phase", String, nullable=False),
     Column("update", String, nullable=False),
+)
+_refusals = Table(
+    "refusals",
+    _metadata,
+    Column("task", String, primary_key=True),
+    Column("round", Integer, nullable=False, index=True),
+    Column("phase", String, nullable=False),
+    Column("reason", String, nullable=False),
 )
 _rounds = Table(
     "rounds", _metadata, Column("round", Integer, primary_key=True), Column("record", String, nullable=False)
 )
-
-
-class PhaseRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A phase that was opened.
-
-    Args:
-        round: Counts from 1.
-        phase: "train" or "evaluate".
-        weights: The model that was sent out.
-        available: The devices that were online; with the seed they decide which ones a strategy samples.
-        result: The model after aggregation; None while the phase is open.
-        metrics: Aggregated metrics.
-        devices: How many updates were counted.
-        bytes_up: Bytes of updates that came in.
-        bytes_down: Bytes of blobs that went out.
-        seconds: From the opening to the aggregation.
-    """
-
-    round: int
-    phase: PhaseName
-    weights: BlobReference
-    available: tuple[str, ...]
-    result: BlobReference | None = None
-    metrics: dict[str, float] = {}
-    devices: int = 0
-    bytes_up: int = 0
-    bytes_down: int = 0
-    seconds: float = 0.0
-
-
-class RoundRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A round that is over; what `hedgerow coordinator rounds` shows.
-
-    Args:
-        round: Counts from 1; 0 is the model before the first round.
-        devices: How many updates were aggregated.
-        device_loss: On the devices' own test samples, after the round.
-        device_accuracy: Likewise.
-        held_out_loss: On the coordinator's own test data, if it has any.
-        held_out_accuracy: Likewise.
-        seconds: Training and evaluation together.
-        bytes_down: Bytes of blobs that the coordinator published.
-        bytes_up: Bytes of updates that it received.
-        weights: The model after the round.
-    """
-
-    round: int
-    devices: int
-    device_loss: float | None
-    device_accuracy: float | None
-    held_out_loss: float | None
-    held_out_accuracy: float | None
-    seconds: float
-    bytes_down: int
-    bytes_up: int
-    weights: BlobReference
+_offers = Table(
+    "offers", _metadata, Column("sha256", String, primary_key=True), Column("blob", String, nullable=False)
+)
 
 
 class Journal:
@@ -121,6 +77,8 @@ class Journal:
         """Closes the database."""
         self._engine.dispose()
 
+    # --- the run ------------------------------------------------------------------------------------------
+
     def fact(self, name: str) -> str | None:
         """A fact of the whole run, or None."""
         with self._engine.connect() as connection:
@@ -128,25 +86,34 @@ class Journal:
 
     def set_fact(self, name: str, value: str) -> None:
         """Writes a fact of the whole run."""
-        self._put(_facts, {"name": name, "value": value})
+        self._put(_facts, [{"name": name, "value": value}])
 
-    def next_epoch(self) -> int:
-        """Counts this start of the coordinator, from 1."""
-        epoch = int(self.fact("epoch") or 0) + 1
+    def next_epoch(self, above: int = 0) -> int:
+        """Counts a connection of the coordinator, from 1, and past `above`."""
+        epoch = max(int(self.fact("epoch") or 0), above) + 1
         self.set_fact("epoch", str(epoch))
         return epoch
 
     def run(self) -> str:
         """The random name of this run, so that its tasks are not taken for another run's."""
-        name = self.fact("run")
-        if name is None:
-            name = secrets.token_hex(4)
-            self.set_fact("run", name)
-        return name
+        return self._secret("run", 4)
+
+    def entropy(self) -> str:
+        """A secret that seeds the noise of differential privacy: the same after a restart."""
+        return self._secret("entropy", 32)
+
+    def _secret(self, name: str, length: int) -> str:
+        known = self.fact(name)
+        if known is None:
+            known = secrets.token_hex(length)
+            self.set_fact(name, known)
+        return known
+
+    # --- phases and rounds --------------------------------------------------------------------------------
 
     def put_phase(self, record: PhaseRecord) -> None:
-        """Writes a phase: when it opens, and again with its result."""
-        self._put(_phases, {"round": record.round, "phase": record.phase, "record": _json(record)})
+        """Writes a phase: when it opens, when it closes, and with its result."""
+        self._put(_phases, [{"round": record.round, "phase": record.phase, "record": _json(record)}])
 
     def phase(self, round_: int, phase: PhaseName) -> PhaseRecord | None:
         """A phase that was opened, or None."""
@@ -156,29 +123,9 @@ class Journal:
             ).scalar()
         return None if text is None else msgspec.json.decode(text, type=PhaseRecord)
 
-    def put_update(self, phase: PhaseName, update: Update) -> None:
-        """Writes that an update is stored and counts."""
-        values = {"task": update.task, "round": update.round, "phase": phase, "update": _json(update)}
-        self._put(_updates, values)
-
-    def updates(self, round_: int, phase: PhaseName) -> tuple[Update, ...]:
-        """The updates that count, in the order in which they were stored."""
-        query = select(_updates.c.update).where(_updates.c.round == round_, _updates.c.phase == phase)
-        with self._engine.connect() as connection:
-            return tuple(
-                msgspec.json.decode(text, type=Update) for text in connection.execute(query).scalars()
-            )
-
-    def has_update(self, task: str) -> bool:
-        """Whether a task's update was stored, in any round."""
-        with self._engine.connect() as connection:
-            return (
-                connection.execute(select(_updates.c.task).where(_updates.c.task == task)).first() is not None
-            )
-
     def put_round(self, record: RoundRecord) -> None:
         """Writes a round that is over."""
-        self._put(_rounds, {"round": record.round, "record": _json(record)})
+        self._put(_rounds, [{"round": record.round, "record": _json(record)}])
 
     def rounds(self) -> tuple[RoundRecord, ...]:
         """The rounds that are over, in order."""
@@ -186,13 +133,72 @@ class Journal:
             texts = connection.execute(select(_rounds.c.record).order_by(_rounds.c.round)).scalars()
             return tuple(msgspec.json.decode(text, type=RoundRecord) for text in texts)
 
-    def _put(self, table: Table, values: dict[str, Any]) -> None:
-        statement = insert(table).values(values)
-        keys = [column.name for column in table.primary_key]
-        rest = {name: statement.excluded[name] for name in values if name not in keys}
+    # --- updates ------------------------------------------------------------------------------------------
+
+    def put_updates(self, phase: PhaseName, updates: Sequence[Update]) -> None:
+        """Writes, in one commit, that updates are stored and count."""
+        self._put(
+            _updates,
+            [{"task": u.task, "round": u.round, "phase": phase, "update": _json(u)} for u in updates],
+            key="task",
+        )
+
+    def updates(self, round_: int, phase: PhaseName) -> tuple[Update, ...]:
+        """The updates that count, in the order in which they were stored."""
+        query = select(_updates.c.update).where(_updates.c.round == round_, _updates.c.phase == phase)
+        with self._engine.connect() as connection:
+            texts = connection.execute(query.order_by(_updates.c.number)).scalars()
+            return tuple(msgspec.json.decode(text, type=Update) for text in texts)
+
+    def update(self, task: str) -> Update | None:
+        """A task's update that was stored, in any round, or None."""
+        query = select(_updates.c.update).where(_updates.c.task == task)
+        with self._engine.connect() as connection:
+            text = connection.execute(query).scalar()
+        return None if text is None else msgspec.json.decode(text, type=Update)
+
+    def put_refusal(self, phase: PhaseName, round_: int, task: str, reason: str) -> None:
+        """Writes that a task's update was refused for good."""
+        self._put(_refusals, [{"task": task, "round": round_, "phase": phase, "reason": reason}])
+
+    def refusals(self, round_: int, phase: PhaseName) -> dict[str, str]:
+        """Why updates were refused, by task."""
+        query = select(_refusals.c.task, _refusals.c.reason)
+        query = query.where(_refusals.c.round == round_, _refusals.c.phase == phase)
+        with self._engine.connect() as connection:
+            return {row.task: row.reason for row in connection.execute(query)}
+
+    # --- what is on the broker ----------------------------------------------------------------------------
+
+    def put_offer(self, blob: BlobReference) -> None:
+        """Writes that a blob's chunks will be retained on the broker."""
+        self._put(_offers, [{"sha256": blob.sha256, "blob": _json(blob)}])
+
+    def drop_offer(self, sha256: str) -> None:
+        """Writes that a blob's chunks were cleared from the broker."""
+        self._execute(_offers, delete(_offers).where(_offers.c.sha256 == sha256))
+
+    def offers(self) -> tuple[BlobReference, ...]:
+        """The blobs whose chunks may be retained on the broker."""
+        with self._engine.connect() as connection:
+            texts = connection.execute(select(_offers.c.blob)).scalars()
+            return tuple(msgspec.json.decode(text, type=BlobReference) for text in texts)
+
+    # --- writing ------------------------------------------------------------------------------------------
+
+    def _put(self, table: Table, rows: list[dict[str, Any]], *, key: str | None = None) -> None:
+        if not rows:
+            return
+        statement = insert(table).values(rows)
+        keys = [key] if key else [column.name for column in table.primary_key]
+        rest = {name: statement.excluded[name] for name in rows[0] if name not in keys}
+        self._execute(table, statement.on_conflict_do_update(index_elements=keys, set_=rest))
+
+    def _execute(self, table: Table, statement: Any) -> None:
+        """Every change of the journal comes through here: one commit, on the disk on return."""
         try:
             with self._engine.begin() as connection:
-                connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=rest))
+                connection.execute(statement)
         except SQLAlchemyError as error:
             raise JournalError(
                 f"Expected to write to the table {table.name!r}, received: {error}."

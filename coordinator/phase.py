@@ -4,23 +4,42 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from types import MappingProxyType
+from dataclasses import dataclass
 
-from ..errors import BlobError, TensorsError
-from ..protocol.blobs import BlobStore
-from ..protocol.messages import Accepted, BlobReference, Chunk, DeviceState, Failed, Progress, Scalar, Update
-from ..protocol.tensors import Weights, check_like, decode
-from . import rounds
+import msgspec
+
+from ..errors import BlobError, TensorsError, UpdateError
+from ..protocol.messages import (
+    Accepted,
+    BlobReference,
+    Chunk,
+    ChunkHeader,
+    Codec,
+    DeviceState,
+    Failed,
+    Progress,
+    Scalar,
+    Update,
+)
+from ..protocol.tensors import Weights
+from . import round_events, rounds
+from .admission import Admission
 from .events import DeviceProgress, Listener, UpdateCounted, UpdateRefused
 from .exchange import Exchange, FromDevice
-from .journal import Journal, PhaseRecord
+from .intake import Intake
+from .journal import Journal
+from .policy import StragglerPolicy
+from .records import PhaseRecord
 from .rounds import Assignment, Phase, Status
 
 logger = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.25
+BATCH = 32
+SPOILT_AT_MOST = 3
+Fold = Callable[[Update, Weights | None], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +49,31 @@ class Assigned:
     Args:
         device: Who.
         config: What the strategy wants it to know.
+        seconds: Its own deadline.
     """
 
     device: str
     config: dict[str, Scalar]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a phase works with.
+
+    Args:
+        exchange: The wire.
+        journal: Where updates are written before they count.
+        intake: Where their bytes are.
+        listener: Told what happens.
+        stopping: Whether the coordinator is to stop.
+    """
+
+    exchange: Exchange
+    journal: Journal
+    intake: Intake
+    listener: Listener
+    stopping: Callable[[], bool]
 
 
 class PhaseRun:
@@ -43,14 +83,12 @@ class PhaseRun:
         record: The phase as the journal has it.
         tasks: What every device is asked, by task id.
         program: The trainable file.
-        template: The model's tensors, which every update must be like.
-        seconds: The phase closes after so long.
+        codec: How devices are to write their updates.
+        admission: What an update must be.
+        policy: When the phase closes.
         uploads: How many devices may upload at once.
-        exchange: The wire.
-        journal: Where updates are written before they count.
-        store: Where their bytes are.
         fold: Takes in each update once, with its weights (None for an evaluation).
-        listener: Told what happens.
+        around: What it works with.
     """
 
     def __init__(
@@ -59,186 +97,226 @@ class PhaseRun:
         tasks: Mapping[str, Assigned],
         *,
         program: BlobReference,
-        template: Weights,
-        seconds: float,
+        codec: Codec,
+        admission: Admission,
+        policy: StragglerPolicy,
         uploads: int,
-        exchange: Exchange,
-        journal: Journal,
-        store: BlobStore,
-        fold: Callable[[Update, Weights | None], None],
-        listener: Listener,
+        fold: Fold,
+        around: Surroundings,
     ) -> None:
-        self._record = record
+        self.record = record
         self._tasks = tasks
         self._program = program
-        self._template = template
-        self._exchange = exchange
-        self._journal = journal
-        self._store = store
+        self._codec = codec
+        self._admission = admission
         self._fold = fold
-        self._listener = listener
-        self._expected: dict[str, BlobReference] = {}
-        self.bytes_up = 0
-        assignments = {task: Assignment(task, assigned.device) for task, assigned in tasks.items()}
-        self._phase = Phase(
-            assignments=MappingProxyType(assignments),
-            deadline=time.monotonic() + seconds,
-            target=len(tasks),
-            uploads=uploads,
-        )
-
-    def run(self, stopping: Callable[[], bool]) -> None:
-        """Blocks until the phase is closed, or `stopping` says that the coordinator is to stop."""
-        self._recover()
-        for device in self._exchange.roster.online():
-            self._step(rounds.DeviceOnline(device))
-        while not self._phase.closed and not stopping():
-            message = self._exchange.next(TICK_SECONDS)
-            if message is not None:
-                self._on_message(message)
-            self._step(rounds.Tick())
+        self._around = around
+        self._complete: list[str] = []
+        self._spoilt: Counter[str] = Counter()
+        self._received_before = around.intake.bytes_received
+        self._bytes_recovered = 0
+        around.intake.keep(tasks)
+        assignments = self._recovered()
+        self._phase = Phase.of(assignments, policy=policy, now=time.monotonic(), uploads=uploads)
 
     @property
-    def closed(self) -> str:
-        """Why the phase closed; empty while it is open."""
-        return self._phase.closed
+    def bytes_up(self) -> int:
+        """Bytes of updates that came in, and of those that had before a restart."""
+        return self._bytes_recovered + self._around.intake.bytes_received - self._received_before
 
-    def _recover(self) -> None:
-        """Counts what was counted before the coordinator was stopped."""
-        for update in self._journal.updates(self._record.round, self._record.phase):
-            assignment = self._phase.assignments.get(update.task)
-            if assignment is None:
+    def run(self) -> bool:
+        """Blocks until the phase is closed; False if the coordinator is to stop before."""
+        if not self.record.closed:
+            for device in self._around.exchange.roster.online():
+                self._step(round_events.DeviceOnline(device))
+        ticked = float("-inf")
+        while not self.record.closed and not self._around.stopping():
+            message = self._around.exchange.next(0.0 if self._complete else TICK_SECONDS)
+            if message is not None:
+                self._on_message(message)
+            due = time.monotonic() - ticked >= TICK_SECONDS
+            if self._complete and (message is None or due or len(self._complete) >= BATCH):
+                self._count()
+            if due:
+                ticked = time.monotonic()
+                self._step(round_events.Tick())
+        return bool(self.record.closed)
+
+    def _recovered(self) -> list[Assignment]:
+        """The assignments, with what was counted and refused before the coordinator was stopped."""
+        journal, place = self._around.journal, (self.record.round, self.record.phase)
+        assignments = {t: Assignment(t, a.device, seconds=a.seconds) for t, a in self._tasks.items()}
+        for task in journal.refusals(*place):
+            if task in assignments:
+                assignments[task] = _with(assignments[task], Status.FAILED)
+        for update in journal.updates(*place):
+            if update.task not in assignments:
                 continue
-            self._fold(update, self._read(update))
-            counted = replace(assignment, status=Status.STORED, update=update)
-            assignments = MappingProxyType({**self._phase.assignments, update.task: counted})
-            self._phase = replace(self._phase, assignments=assignments)
+            try:
+                weights = self._weights(update)
+            except (BlobError, TensorsError) as error:
+                logger.error("lost the update %s, which had been counted: %s", update.task, error.args[0])
+                assignments[update.task] = _with(assignments[update.task], Status.FAILED)
+                continue
+            self._fold(self._trimmed(update), weights)
+            self._bytes_recovered += update.weights.size if update.weights else 0
+            assignments[update.task] = _with(assignments[update.task], Status.STORED)
+        return list(assignments.values())
+
+    # --- what devices say ---------------------------------------------------------------------------------
 
     def _on_message(self, message: FromDevice) -> None:
+        listener = self._around.listener
         match message:
             case DeviceState(online=True):
-                self._step(rounds.DeviceOnline(message.device))
+                self._step(round_events.DeviceOnline(message.device, frozenset(message.tasks)))
             case DeviceState():
-                self._step(rounds.DeviceOffline(message.device))
-            case Accepted():
-                self._if_own(message.device, message.task, rounds.TaskAccepted(message.task))
-            case Failed():
+                self._step(round_events.DeviceOffline(message.device))
+            case Accepted() if self._owns(message):
+                self._step(round_events.TaskAccepted(message.task))
+            case Failed() if self._owns(message):
                 logger.warning("%s failed %s: %s", message.device, message.task, message.reason)
-                self._listener(UpdateRefused(device=message.device, task=message.task, reason=message.reason))
-                failed = rounds.TaskFailed(message.task, message.reason, by_device=True)
-                self._if_own(message.device, message.task, failed)
-            case Progress():
-                self._listener(
-                    DeviceProgress(device=message.device, step=message.step, fraction=message.fraction)
-                )
+                listener(UpdateRefused(device=message.device, task=message.task, reason=message.reason))
+                self._step(round_events.TaskFailed(message.task, message.reason, by_device=True))
+            case Progress() if self._owns(message):
+                listener(DeviceProgress(device=message.device, step=message.step, fraction=message.fraction))
             case Update():
                 self._on_update(message)
-            case Chunk():
+            case Chunk() if self._owns(message.header):
                 self._on_chunk(message)
 
-    def _if_own(self, device: str, task: str, event: rounds.Event) -> None:
-        if task in self._tasks and self._tasks[task].device == device:
-            self._step(event)
+    def _owns(self, message: Accepted | Failed | Progress | Update | ChunkHeader) -> bool:
+        assigned = self._tasks.get(message.task)
+        return assigned is not None and assigned.device == message.device
 
     def _on_update(self, update: Update) -> None:
-        if update.task not in self._tasks and self._journal.has_update(update.task):
-            # Its settlement was lost when the round closed: the device still holds what we have counted.
-            self._exchange.settle(update.device, update.task, accepted=True)
+        if update.task not in self._tasks:
+            self._settle_earlier(update)
             return
-        if update.task in self._tasks and (self._record.phase == "train") != (update.weights is not None):
-            logger.warning("%s announced an update that does not fit its task %s", update.device, update.task)
-            return
+        assignment = self._phase.assignments[update.task]
         missing: tuple[int, ...] = ()
-        if update.weights is not None:
-            self._expected.setdefault(update.task, update.weights)
-            missing = self._store.missing(update.weights)
-        self._step(rounds.UpdateAnnounced(update, missing))
+        if self._owns(update) and not assignment.status.ended and assignment.status is not Status.CHECKING:
+            try:
+                self._admission.check_announced(update)
+            except UpdateError as error:
+                self._refuse(update.device, update.task, str(error.args[0]))
+                return
+            if update.weights is not None:
+                missing = self._around.intake.expect(update.task, update.weights)
+        self._step(round_events.UpdateAnnounced(update, missing))
+
+    def _settle_earlier(self, update: Update) -> None:
+        """An update of another phase: if we have counted it, its settlement was lost."""
+        stored = self._around.journal.update(update.task)
+        accepted = stored is not None and stored.device == update.device
+        reason = "" if accepted else "This task is not one of the current round."
+        self._around.exchange.settle(update.device, update.task, accepted=accepted, reason=reason)
 
     def _on_chunk(self, chunk: Chunk) -> None:
-        header = chunk.header
-        assignment = self._phase.assignments.get(header.task)
-        blob = self._expected.get(header.task)
-        if (
-            assignment is None
-            or assignment.device != header.device
-            or assignment.status is not Status.UPLOADING
-        ):
-            return
-        if blob is None or blob.sha256 != header.sha256:
+        task = chunk.header.task
+        if self._phase.assignments[task].status is not Status.UPLOADING:
             return
         try:
-            if header.chunk in self._store.missing(blob):
-                self.bytes_up += len(chunk.data)
-                self._store.add_chunk(blob, header.chunk, chunk.data)
+            missing = self._around.intake.add(chunk)
         except BlobError as error:
-            logger.warning("%s sent a bad chunk: %s", header.device, error.args[0])
-        self._step(rounds.ChunkStored(header.task, self._store.missing(blob)))
+            logger.warning("%s sent a bad chunk: %s", chunk.header.device, error.args[0])
+            self._spoilt[task] += 1
+            if self._spoilt[task] >= SPOILT_AT_MOST:
+                self._refuse(chunk.header.device, task, str(error.args[0]))
+                return
+            update = self._phase.assignments[task].update
+            assert update is not None
+            assert update.weights is not None
+            missing = self._around.intake.expect(task, update.weights)
+        except OSError as error:
+            # Its chunks are granted again after a while; by then there may be room.
+            logger.error("cannot store a chunk of %s: %s", task, error)
+            return
+        if missing is not None:
+            self._step(round_events.ChunkStored(task, missing))
 
-    def _step(self, event: rounds.Event) -> None:
-        pending = [event]
-        while pending:
-            self._phase, actions = rounds.step(self._phase, pending.pop(0), time.monotonic())
-            for action in actions:
-                follow_up = self._act(action)
-                if follow_up is not None:
-                    pending.append(follow_up)
+    # --- what follows -------------------------------------------------------------------------------------
 
-    def _act(self, action: rounds.Action) -> rounds.Event | None:
+    def _step(self, event: round_events.Event) -> None:
+        self._phase, actions = rounds.step(self._phase, event, time.monotonic())
+        for action in actions:
+            self._act(action)
+
+    def _act(self, action: round_events.Action) -> None:
+        exchange = self._around.exchange
         match action:
-            case rounds.Ask(task):
+            case round_events.Ask(task):
                 self._ask(task)
-            case rounds.GrantChunks(task, chunks):
-                self._exchange.grant(self._tasks[task].device, task, self._expected[task].sha256, chunks)
-            case rounds.Store(task):
-                return self._count(task)
-            case rounds.Settle(device, task, accepted, reason):
-                self._exchange.settle(device, task, accepted=accepted, reason=reason)
-            case rounds.Withdraw(task):
-                self._exchange.cancel(self._tasks[task].device, task, "Its round has closed.")
-            case rounds.Close(reason):
+            case round_events.GrantChunks(task, chunks):
+                update = self._phase.assignments[task].update
+                if update is not None and update.weights is not None:
+                    exchange.grant(update.device, task, update.weights.sha256, chunks)
+            case round_events.Store(task):
+                self._complete.append(task)
+            case round_events.Settle(device, task, accepted, reason):
+                exchange.settle(device, task, accepted=accepted, reason=reason)
+            case round_events.Withdraw(task):
+                exchange.cancel(self._tasks[task].device, task, "It is too late for it.")
+            case round_events.Close(reason):
+                self.record = msgspec.structs.replace(self.record, closed=reason)
+                self._around.journal.put_phase(self.record)
                 stored = len(self._phase.stored)
-                logger.info("%s closed: %s, %d of %d", self._record.phase, reason, stored, len(self._tasks))
-        return None
+                logger.info("%s closed: %s, %d of %d", self.record.phase, reason, stored, len(self._tasks))
 
     def _ask(self, task: str) -> None:
         assigned = self._tasks[task]
-        self._exchange.ask(
+        left = assigned.seconds - (time.monotonic() - self._phase.opened)
+        self._around.exchange.ask(
             assigned.device,
             task=task,
-            round=self._record.round,
-            phase=self._record.phase,
+            round=self.record.round,
+            phase=self.record.phase,
             program=self._program,
-            weights=self._record.weights,
+            weights=self.record.weights,
             config=assigned.config,
-            deadline_seconds=max(self._phase.deadline - time.monotonic(), 0.1),
+            codec=self._codec,
+            deadline_seconds=max(left, 0.1),
         )
 
-    def _count(self, task: str) -> rounds.Event:
-        """Checks a complete update, journals it, and folds it in, in this order."""
-        update = self._phase.assignments[task].update
-        assert update is not None
-        try:
-            if update.num_examples < 1:
-                raise TensorsError(f"Expected num_examples of at least 1, received {update.num_examples}.")
-            weights = self._read(update)
-        except (BlobError, TensorsError) as error:
-            logger.warning("refused %s of %s: %s", task, update.device, error.args[0])
-            self._listener(UpdateRefused(device=update.device, task=task, reason=str(error.args[0])))
-            return rounds.TaskFailed(task, str(error.args[0]), by_device=False)
-        self._journal.put_update(self._record.phase, update)
-        self._fold(update, weights)
-        self._listener(
-            UpdateCounted(
-                device=update.device,
-                round=update.round,
-                phase=self._record.phase,
-                num_examples=update.num_examples,
-                metrics=update.metrics,
+    def _count(self) -> None:
+        """Checks complete updates, syncs and journals them together, folds them in, and settles them."""
+        tasks, self._complete = self._complete, []
+        checked: list[tuple[Update, Weights | None]] = []
+        for task in tasks:
+            update = self._phase.assignments[task].update
+            assert update is not None
+            try:
+                checked.append((update, self._weights(update)))
+            except (BlobError, TensorsError) as error:
+                self._refuse(update.device, task, str(error.args[0]))
+        self._around.intake.sync(update for update, _ in checked)
+        self._around.journal.put_updates(self.record.phase, [update for update, _ in checked])
+        for update, weights in checked:
+            self._fold(self._trimmed(update), weights)
+            self._around.listener(
+                UpdateCounted(
+                    device=update.device,
+                    round=update.round,
+                    phase=self.record.phase,
+                    num_examples=update.num_examples,
+                    metrics=update.metrics,
+                )
             )
-        )
-        return rounds.UpdateStored(task)
+            self._step(round_events.UpdateStored(update.task))
 
-    def _read(self, update: Update) -> Weights | None:
-        if update.weights is None:
-            return None
-        return check_like(decode(self._store.read(update.weights)), self._template)
+    def _refuse(self, device: str, task: str, reason: str) -> None:
+        logger.warning("refused %s of %s: %s", task, device, reason)
+        self._around.journal.put_refusal(self.record.phase, self.record.round, task, reason)
+        self._around.intake.drop(task)
+        self._around.listener(UpdateRefused(device=device, task=task, reason=reason))
+        self._step(round_events.TaskFailed(task, reason, by_device=False))
+
+    def _weights(self, update: Update) -> Weights | None:
+        return None if update.weights is None else self._admission.weights(self._around.intake.read(update))
+
+    def _trimmed(self, update: Update) -> Update:
+        return msgspec.structs.replace(update, metrics=self._admission.metrics_of(update))
+
+
+def _with(assignment: Assignment, status: Status) -> Assignment:
+    return Assignment(assignment.task, assignment.device, seconds=assignment.seconds, status=status)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import signal
 import sys
 from pathlib import Path
@@ -40,10 +39,7 @@ def main() -> None:
     """Reads the arguments and leaves with the agent's exit code."""
     parser = argparse.ArgumentParser(prog="python -m hedgerow.edge", description="Runs one Hedgerow agent.")
     parser.add_argument("--config", type=Path, required=True, help="the agent.toml")
-    code = serve(parser.parse_args().config)
-    logging.shutdown()
-    # A thread that is still in a kernel of the runtime would delay the exit, or crash it.
-    os._exit(code)
+    raise SystemExit(serve(parser.parse_args().config))
 
 
 if __name__ == "__main__":

@@ -11,30 +11,35 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from .. import __version__
 from ..errors import MessageError
-from ..hardware.interpreter import find_runtime
 from ..hardware.process import loaded_modules, resident_mib
+from ..hardware.runtime import find_runtime
 from ..protocol import messages
 from ..protocol.blobs import BlobStore
 from ..protocol.link import Broker, Connected, Disconnected, Link, LinkEvent, MqttLink, Received, Will
 from ..protocol.messages import DeviceState, Scalar
 from ..protocol.topics import Topics
+from .assignment import FORBIDDEN_MODULES, Assignment, Bench
+from .conditions import probe
 from .config import AgentConfig
 from .disk import Disk
-from .samples import SampleFolder
+from .readiness import ReadinessPolicy, waits_for
+from .sample_count import count_samples
 from .session import Session, events, step
 from .session.events import Action, Event
-from .spool import Spool
+from .spool import SPOOL_FOLDER, TRAINED_AT, Spool
 from .status import Connection
-from .training import Assignment, Bench
-from .worker import ThreadWorker, Worker, WorkEvent
+from .worker import ProcessWorker, Worker, WorkEvent
+
+if TYPE_CHECKING:
+    from .release.installer import Installer
 
 SLEEP_SECONDS = 3600.0
 CLOSE_SECONDS = 0.4
-FORBIDDEN_MODULES = ("tensorflow", "keras", "flwr", "grpc", "torch")
+Item = LinkEvent | WorkEvent | events.ReleaseInstalled | events.ReleaseRefused | events.StopAsked
 logger = logging.getLogger(__name__)
 
 
@@ -64,7 +69,7 @@ class Agent:
         config: AgentConfig,
         *,
         connect: Connect = MqttLink,
-        employ: Callable[[Bench, Callable[[WorkEvent], None]], Worker] = ThreadWorker,
+        employ: Callable[[Bench, Callable[[WorkEvent], None]], Worker] = ProcessWorker,
     ) -> None:
         self._config = config
         self._broker = Broker.from_url(config.broker)
@@ -72,9 +77,8 @@ class Agent:
         self._employ = employ
         self._folder = Path(config.folder)
         self._topics = Topics(config.fleet)
-        self._samples = SampleFolder(Path(config.samples))
         self._runtime = str(find_runtime(config.runtime))
-        self._queue: SimpleQueue[LinkEvent | WorkEvent | events.StopAsked] = SimpleQueue()
+        self._queue: SimpleQueue[Item] = SimpleQueue()
 
     def stop(self) -> None:
         """Asks `run` to end; may be called from a signal handler or another thread."""
@@ -88,12 +92,12 @@ class Agent:
         """
         with Spool(self._folder) as self._spool, contextlib.ExitStack() as stack:
             self._blobs = BlobStore(self._folder / "blobs")
-            self._disk = Disk(self._blobs, self._spool, self._say)
+            self._installer = self._make_installer()
+            self._disk = Disk(self._blobs, self._spool, Path(self._config.samples), self._say)
             self._session = self._restored()
             logger.info("agent %s starts, incarnation %d", self._config.device, self._session.incarnation)
-            bench = Bench(self._samples, self._spool.blobs, self._config.runtime, self._config.num_threads)
-            self._worker = self._employ(bench, self._queue.put)
-            stack.callback(self._worker.close, timeout_seconds=CLOSE_SECONDS)
+            self._worker = self._employ(self._bench(), self._queue.put)
+            stack.callback(self._worker.close)
             self._link = self._connect(
                 self._broker,
                 client_id=self._config.device,
@@ -106,6 +110,27 @@ class Agent:
             self._loop()
         logger.info("agent %s has stopped", self._config.device)
 
+    def _bench(self) -> Bench:
+        config = self._config
+        return Bench(
+            samples=config.samples,
+            sampling=config.sampling,
+            results=str(self._folder / SPOOL_FOLDER),
+            runtime=config.runtime,
+            num_threads=config.num_threads,
+            niceness=config.niceness,
+            memory_limit_mib=config.memory_limit_mib,
+            log_level=config.log_level,
+        )
+
+    def _make_installer(self) -> Installer | None:
+        if not self._config.channel:
+            return None
+        # Signatures need cryptography, 8 MiB that a device without a channel does not pay for.
+        from .release.installer import Installer
+
+        return Installer(self._config, self._blobs, self._queue.put)
+
     def _restored(self) -> Session:
         incarnation = self._spool.begin()
         return Session.restored(
@@ -115,10 +140,11 @@ class Agent:
             results=self._spool.results(),
             over=self._spool.over(),
             blob_limit_bytes=self._config.blob_limit_mib << 20,
+            channel=self._config.channel,
         )
 
     def _loop(self) -> None:
-        item: LinkEvent | WorkEvent | events.StopAsked | None = None
+        item: Item | None = None
         while not isinstance(item, events.StopAsked):
             seconds = self._session.wake_at - time.monotonic()
             try:
@@ -129,7 +155,7 @@ class Agent:
             if item is not None and (event := self._event(item)) is not None:
                 self._advance(event)
 
-    def _event(self, item: LinkEvent | WorkEvent | events.StopAsked) -> Event | None:
+    def _event(self, item: Item) -> Event | None:
         """What an item of the queue means to the session; None if it means nothing."""
         match item:
             case Connected():
@@ -150,6 +176,8 @@ class Agent:
         if place is None or place.device not in ("", self._config.device):
             logger.warning("dropped a message on %s: not ours", topic)
             return None
+        if place.kind == "release":
+            return events.ReleaseOffered(payload)
         if place.kind == "blob":
             logger.debug("received %s", topic)
             return events.ChunkCame(place.sha256, place.chunk, payload)
@@ -187,6 +215,12 @@ class Agent:
                 self._link.unsubscribe(list(topics))
             case events.Work(task=task):
                 return self._work(task)
+            case events.JudgeRelease(signed=signed) if self._installer is not None:
+                return self._installer.judge(signed)
+            case events.InstallRelease(signed=signed) if self._installer is not None:
+                self._installer.install(signed)
+            case events.Probe():
+                return events.Probed(self._waits_for())
             case events.StopWork(task=name):
                 self._worker.stop(name)
             case events.Note(text=text):
@@ -210,11 +244,23 @@ class Agent:
             Assignment(
                 device=self._config.device,
                 task=task,
-                program=self._blobs.path(task.program.sha256),
-                weights=self._blobs.path(task.weights.sha256),
+                program=str(self._blobs.path(task.program.sha256)),
+                weights=str(self._blobs.path(task.weights.sha256)),
             )
         )
         return None
+
+    def _waits_for(self) -> tuple[str, ...]:
+        policy = self._config.readiness
+        if policy == ReadinessPolicy():
+            return ()
+        job = self._session.job
+        conditions = probe(
+            Path(self._config.samples),
+            trained_at=self._spool.marked(TRAINED_AT),
+            own_load=self._config.num_threads if job is not None and job.working else 0.0,
+        )
+        return waits_for(policy, conditions)
 
     def _announce(self, action: events.Announce) -> None:
         state = self._state(
@@ -226,13 +272,20 @@ class Agent:
     def _state(
         self, *, online: bool, counter: int = 0, epoch: int = 0, tasks: tuple[str, ...] = ()
     ) -> DeviceState:
+        usage = self._worker.usage
+        forbidden = dict.fromkeys((*loaded_modules(FORBIDDEN_MODULES), *usage.modules_forbidden))
+        samples = Path(self._config.samples)
         capabilities: dict[str, Scalar] = {
             "arch": platform.machine(),
             "pid": os.getpid(),
-            "rss_mib": round(resident_mib(), 1),
-            "modules_forbidden": ",".join(loaded_modules(FORBIDDEN_MODULES)),
-            "test_examples": self._samples.count("test"),
+            "rss_mib": round(resident_mib() + self._worker.resident_mib, 1),
+            "training_peak_mib": usage.peak_mib,
+            "modules_forbidden": ",".join(forbidden),
+            "test_examples": count_samples(samples, "test"),
+            "waits_for": "; ".join(self._waits_for()),
         }
+        if self._installer is not None:
+            capabilities |= self._installer.report()
         return DeviceState(
             device=self._config.device,
             incarnation=self._session.incarnation,
@@ -241,7 +294,7 @@ class Agent:
             online=online,
             agent=__version__,
             runtime=self._runtime,
-            examples=self._samples.count("train"),
+            examples=count_samples(samples, "train"),
             capabilities=capabilities,
             tasks=tasks,
         )

@@ -8,12 +8,14 @@ from typing import Literal, Self, get_args
 import msgspec
 
 from ..errors import AgentConfigError, BrokerUrlError, TopicError
+from ..hardware.runtime import RuntimeName
 from ..protocol.blobs import write_durably
 from ..protocol.link import Broker
 from ..protocol.topics import check_name
+from .readiness import ReadinessPolicy
+from .sample_policy import SamplePolicy
 
 LogLevel = Literal["debug", "info", "warning", "error"]
-RuntimeName = Literal["auto", "tflite", "litert"]
 
 
 class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -24,11 +26,18 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         fleet: The fleet it belongs to, `[a-z0-9-]{1,48}`.
         broker: `mqtt://[user:password@]host[:port]`, or `mqtts://...`.
         folder: The state folder, made if missing. Nothing is written outside it.
-        samples: The folder with the device's own samples, `train.npz` and `test.npz`.
+        samples: The folder with the device's own samples: a sample store, or `train.npz` and `test.npz`.
         runtime: The TFLite runtime; "auto" takes the one that is installed.
         num_threads: Threads of the runtime. On tflite-runtime 2.14 two are slower than one.
         blob_limit_mib: Larger models are refused.
         log_level: Of the log on standard error.
+        channel: The release channel that the device follows; empty: none.
+        release_key: PEM file with the public key whose releases this device runs; empty: none.
+        target: The accelerator of this device, as `hedgerow targets` names it; empty without one.
+        niceness: How far training stands back behind other programs, 0 to 19.
+        memory_limit_mib: What training may use; 0 is all there is.
+        sampling: What the sample store keeps.
+        readiness: When the device may train.
 
     Raises:
         AgentConfigError: A value is outside its range.
@@ -43,18 +52,32 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     num_threads: int = 1
     blob_limit_mib: int = 256
     log_level: LogLevel = "info"
+    channel: str = ""
+    release_key: str = ""
+    target: str = ""
+    niceness: int = 10
+    memory_limit_mib: int = 0
+    sampling: SamplePolicy = SamplePolicy()
+    readiness: ReadinessPolicy = ReadinessPolicy()
 
     def __post_init__(self) -> None:
         try:
             check_name(self.device, what="device id")
             check_name(self.fleet, what="fleet name")
             Broker.from_url(self.broker)
+            if self.channel:
+                check_name(self.channel, what="channel")
         except (TopicError, BrokerUrlError) as error:
             raise AgentConfigError(error.args[0], remedy=error.remedy) from error
         for name in ("folder", "samples"):
             if not getattr(self, name):
                 raise AgentConfigError(f"Expected a path as {name!r}, received an empty one.", field=name)
-        for name, smallest, largest in (("num_threads", 1, 64), ("blob_limit_mib", 1, 2048)):
+        for name, smallest, largest in (
+            ("num_threads", 1, 64),
+            ("blob_limit_mib", 1, 2048),
+            ("niceness", 0, 19),
+            ("memory_limit_mib", 0, 1 << 20),
+        ):
             value = getattr(self, name)
             if not smallest <= value <= largest:
                 raise AgentConfigError(
@@ -86,7 +109,10 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             ) from error
         parent = path.resolve().parent
         return msgspec.structs.replace(
-            config, folder=str(parent / config.folder), samples=str(parent / config.samples)
+            config,
+            folder=str(parent / config.folder),
+            samples=str(parent / config.samples),
+            release_key=str(parent / config.release_key) if config.release_key else "",
         )
 
     def to_toml(self) -> str:

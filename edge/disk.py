@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 
 from ..errors import BlobError, SpoolError
 from ..protocol.blobs import BlobStore
 from ..protocol.messages import BlobReference, Chunk, ChunkHeader
+from .sample_count import count_added
 from .session import events
 from .session.events import Action, Event
-from .spool import Spool
+from .spool import TRAINED_AT, Spool
 
 logger = logging.getLogger(__name__)
 
@@ -21,12 +23,14 @@ class Disk:
     Args:
         blobs: Programs and weights on their way in.
         spool: Results on their way out.
+        samples: The samples folder.
         send: Publishes one chunk of a result.
     """
 
-    def __init__(self, blobs: BlobStore, spool: Spool, send: Callable[[Chunk], None]) -> None:
+    def __init__(self, blobs: BlobStore, spool: Spool, samples: Path, send: Callable[[Chunk], None]) -> None:
         self._blobs = blobs
         self._spool = spool
+        self._samples = samples
         self._send = send
 
     def perform(self, action: Action) -> Event | None:
@@ -62,6 +66,8 @@ class Disk:
                 self._blobs.keep(set(keep))
             case events.Spool(result=result):
                 self._spool.add(result)
+                if result.weights and (added := count_added(self._samples)) is not None:
+                    self._spool.mark(TRAINED_AT, added)
                 return events.Spooled(result)
             case events.SendChunk(header=header, blob=blob):
                 self._send(Chunk(header, self._spool.blobs.chunk(blob, header.chunk)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import os
@@ -107,7 +108,7 @@ class Cipher:
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
         if not self._path.exists():
-            write_durably(self._path, secrets.token_bytes(_KEY_BYTES))
+            self._create()
         found = self._path.stat()
         if (found.st_ino, found.st_mtime_ns) == self._version:
             return
@@ -118,3 +119,13 @@ class Cipher:
             )
         self._version = found.st_ino, found.st_mtime_ns
         self._cipher = AESGCM(self._key)
+
+    def _create(self) -> None:
+        """Makes a key; when another process was faster, its key is the one."""
+        draft = self._path.with_name(f"{KEY_NAME}.{secrets.token_hex(8)}")
+        write_durably(draft, secrets.token_bytes(_KEY_BYTES))
+        try:
+            with contextlib.suppress(FileExistsError):
+                os.link(draft, self._path)
+        finally:
+            draft.unlink()

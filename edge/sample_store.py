@@ -3,8 +3,8 @@
 One SQLite file that the agent and the user's programs share. Which split a sample belongs to follows from its
 bytes: it never changes, and the same sample cannot be trained on and tested with. Which samples stay when the
 store is full follows from a random number drawn for each: the largest ones stay. That is a uniform sample of
-all that were ever added (reservoir sampling by keys: Efraimidis and Spirakis, 2006, with equal weights), and needs
-no counter that several processes would have to share.
+all that were ever added (reservoir sampling by keys: Efraimidis and Spirakis, 2006, with equal weights), and
+needs no counter that several processes would have to share.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import msgspec
 import numpy as np
@@ -26,9 +26,9 @@ from numpy.typing import ArrayLike, NDArray
 from ..errors import SamplesError
 from .database import open_database, transaction
 from .sample_cipher import Cipher, NoCipher
-from .samples import Samples, Split
+from .sample_policy import STORE_NAME, SamplePolicy, Split
+from .samples import Samples
 
-STORE_NAME = "samples.db"
 _TABLES = """
 CREATE TABLE IF NOT EXISTS layout (name TEXT PRIMARY KEY, dtype TEXT NOT NULL, shape TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS samples (
@@ -42,47 +42,6 @@ CREATE TABLE IF NOT EXISTS samples (
 );
 CREATE INDEX IF NOT EXISTS by_class ON samples (split, class, key, bytes);
 """
-
-
-class SamplePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the store keeps; the table `[sampling]` of `agent.toml`.
-
-    Args:
-        limit: Samples at most, over both splits.
-        limit_mib: Bytes of samples at most, over both splits.
-        keep: "reservoir" keeps a uniform sample of all that were added, "newest" the last ones.
-        balance: Take what has to go from the class that has the most samples, so that rare ones stay.
-        test_fraction: Share of the samples that are tested with and never trained on.
-        encrypted: Encrypt samples on disk with a key of the device.
-
-    Raises:
-        SamplesError: A value is outside its range.
-    """
-
-    limit: int = 10_000
-    limit_mib: int = 64
-    keep: Literal["reservoir", "newest"] = "reservoir"
-    balance: bool = True
-    test_fraction: float = 0.2
-    encrypted: bool = False
-
-    def __post_init__(self) -> None:
-        checks = {
-            "limit": (2 <= self.limit <= 10_000_000, "from 2 to 10,000,000"),
-            "limit_mib": (1 <= self.limit_mib <= 1 << 20, "from 1 to 1,048,576"),
-            "keep": (self.keep in ("reservoir", "newest"), '"reservoir" or "newest"'),
-            "test_fraction": (0.0 <= self.test_fraction < 1.0, "from 0 to below 1"),
-        }
-        for name, (fits, expected) in checks.items():
-            if not fits:
-                raise SamplesError(
-                    f"Expected {name!r} {expected}, received {getattr(self, name)!r}.",
-                    remedy="Correct the table [sampling] of agent.toml.",
-                )
-
-    def share(self, split: Split) -> float:
-        """The part of the limits that one split may fill."""
-        return self.test_fraction if split == "test" else 1.0 - self.test_fraction
 
 
 class SampleStore:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import SamplesError
-
-Split = Literal["train", "test"]
+from .sample_policy import Split
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +58,6 @@ class SampleFolder:
                     f"Expected finite numbers as {name!r} in {path}, received NaN or infinity."
                 )
         return Samples(x, y)
-
-    def count(self, split: Split) -> int:
-        """How many samples a split has; 0 where there is no readable file."""
-        try:
-            (y,) = _arrays(self.folder / f"{split}.npz", "y")
-        except SamplesError:
-            return 0
-        return len(y) if y.ndim else 0
 
 
 def _arrays(path: Path, *names: str) -> list[NDArray[Any]]:

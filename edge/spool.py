@@ -28,10 +28,13 @@ from .database import open_database, transaction
 from .session.events import Result
 
 LOCK_NAME = "agent.lock"
+SPOOL_FOLDER = "spool"
+TRAINED_AT = "samples added at the last training"
 OVER_AT_MOST = 512
 _TABLES = """
 CREATE TABLE IF NOT EXISTS starts (incarnation INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS results (task TEXT PRIMARY KEY, result BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS marks (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS over (number INTEGER PRIMARY KEY AUTOINCREMENT, task TEXT NOT NULL UNIQUE);
 """
 logger = logging.getLogger(__name__)
@@ -53,7 +56,7 @@ class Spool:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(folder / LOCK_NAME)
             try:
-                self.blobs = BlobStore(folder / "spool")
+                self.blobs = BlobStore(folder / SPOOL_FOLDER)
                 self._database = open_database(self._path, _TABLES)
                 self._tidy()
             except BaseException:
@@ -111,6 +114,16 @@ class Spool:
         """Removes a blob unless a result still needs it."""
         if weights.sha256 not in self._wanted():
             self.blobs.remove(weights.sha256)
+
+    def mark(self, name: str, value: int) -> None:
+        """Remembers a number."""
+        with _translated(self._path), transaction(self._database) as database:
+            database.execute("INSERT OR REPLACE INTO marks VALUES (?, ?)", (name, value))
+
+    def marked(self, name: str) -> int:
+        """The number last remembered under that name, or 0."""
+        row = self._database.execute("SELECT value FROM marks WHERE name = ?", (name,)).fetchone()
+        return int(row[0]) if row else 0
 
     def close(self) -> None:
         """Closes the files."""

@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from ..errors import ModelFileError, TrainingDataError, UsageError
 from ..hardware.flatbuffer import read_metadata
-from ..hardware.interpreter import RuntimeName, SignatureSpec, load
+from ..hardware.interpreter import SignatureSpec, load
+from ..hardware.runtime import RuntimeName
 
 Array = npt.NDArray[Any]
 Arrays = Array | Sequence[Array] | Mapping[str, Array]

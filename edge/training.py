@@ -11,50 +11,17 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import MessageError, TrainingDataError
-from ..hardware.interpreter import RuntimeName
 from ..protocol import tensors
 from ..protocol.blobs import BlobStore
-from ..protocol.messages import Scalar, Task
-from .samples import SampleFolder
+from ..protocol.messages import Scalar
+from .assignment import Assignment, Bench
+from .sample_source import SampleSource
+from .samples import Samples
 from .session.events import Result
 from .trainer import Trainer
 
 EPOCHS_AT_MOST = 10_000
 Report = Callable[[Literal["train", "evaluate"], float], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Assignment:
-    """A task with both its blobs on disk, their digests checked.
-
-    Args:
-        device: The device's id.
-        task: What to do.
-        program: The trainable `.tflite`.
-        weights: The safetensors file to start from.
-    """
-
-    device: str
-    task: Task
-    program: Path
-    weights: Path
-
-
-@dataclass(frozen=True, slots=True)
-class Bench:
-    """What the work is done with.
-
-    Args:
-        samples: The device's own.
-        results: Where new weights are put.
-        runtime: The TFLite runtime.
-        num_threads: Its threads.
-    """
-
-    samples: SampleFolder
-    results: BlobStore
-    runtime: RuntimeName = "auto"
-    num_threads: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +55,7 @@ def carry_out(assignment: Assignment, bench: Bench, report: Report) -> Result:
         report: Called with the step's name and the fraction done; what it raises ends the work.
 
     Returns:
-        The result; its weights are durable in `bench.results`.
+        The result; its weights are durable in the blob store that `bench` names.
 
     Raises:
         HedgerowError: The program, the weights, the samples or the configuration cannot be used, or the
@@ -96,30 +63,30 @@ def carry_out(assignment: Assignment, bench: Bench, report: Report) -> Result:
     """
     started = time.monotonic()
     task = assignment.task
-    weights = tensors.decode(assignment.weights.read_bytes())
+    weights = tensors.decode(Path(assignment.weights).read_bytes())
     with Trainer(assignment.program, runtime=bench.runtime, num_threads=bench.num_threads) as trainer:
         trainer.set_weights(weights)
-        work = _train if task.phase == "train" else _evaluate
-        num_examples, metrics = work(trainer, assignment, bench, report)
+        with SampleSource(Path(bench.samples), bench.sampling) as source:
+            samples = source.load("train" if task.phase == "train" else "test")
         trained = None
         if task.phase == "train":
+            metrics = _train(trainer, assignment, samples, report)
             new = tensors.check_like(trainer.get_weights(), weights)
-            trained = bench.results.put(tensors.encode(new), codec="f32")
+            trained = BlobStore(Path(bench.results)).put(tensors.encode(new), codec="f32")
+        else:
+            metrics = _evaluate(trainer, samples, report)
     return Result(
         task=task.task,
         round=task.round,
-        num_examples=num_examples,
+        num_examples=len(samples),
         metrics=metrics,
         weights=trained,
         seconds=time.monotonic() - started,
     )
 
 
-def _train(
-    trainer: Trainer, assignment: Assignment, bench: Bench, report: Report
-) -> tuple[int, dict[str, float]]:
+def _train(trainer: Trainer, assignment: Assignment, samples: Samples, report: Report) -> dict[str, float]:
     config = TrainingConfig.read(assignment.task.config)
-    samples = bench.samples.load("train")
     steps = config.epochs * -(-len(samples) // trainer.batch_size)
     fitted = trainer.fit(
         samples.x,
@@ -136,13 +103,10 @@ def _train(
             f"Expected a finite training loss, received {loss} after {fitted.undone} undone steps.",
             remedy="Lower the learning rate of the strategy's train config.",
         )
-    return len(samples), {"train_loss": loss}
+    return {"train_loss": loss}
 
 
-def _evaluate(
-    trainer: Trainer, assignment: Assignment, bench: Bench, report: Report
-) -> tuple[int, dict[str, float]]:
-    samples = bench.samples.load("test")
+def _evaluate(trainer: Trainer, samples: Samples, report: Report) -> dict[str, float]:
     report("evaluate", 0.0)
     metrics = trainer.evaluate(samples.x, samples.y)
     metrics.pop("num_examples", None)
@@ -151,7 +115,7 @@ def _evaluate(
             f"Expected finite metrics, received {metrics}.",
             remedy="The weights are not of a model that works; look at the rounds before.",
         )
-    return len(samples), metrics
+    return metrics
 
 
 def _seed(assignment: Assignment) -> int:

@@ -1,92 +1,158 @@
-"""Where tasks are carried out, apart from the loop that listens."""
+"""Where tasks are carried out: a training process, kept, stopped and replaced as needed."""
 
 from __future__ import annotations
 
 import logging
+import os
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
-from queue import SimpleQueue
-from typing import Literal, Protocol
+from typing import Protocol
 
-from ..errors import HedgerowError
+import msgspec
+
+from ..hardware.process import resident_mib
+from .assignment import Advance, Answer, Assignment, Bench, Completion, Refusal, Usage
 from .session.events import WorkFailed, WorkFinished, WorkProgressed
-from .training import Assignment, Bench, carry_out
 
 WorkEvent = WorkProgressed | WorkFinished | WorkFailed
 logger = logging.getLogger(__name__)
+_answers: msgspec.json.Decoder[Answer] = msgspec.json.Decoder(Answer)  # type: ignore[arg-type]
 
 
 class Worker(Protocol):
     """Carries out one task at a time and says how it goes as events."""
 
+    @property
+    def usage(self) -> Usage:
+        """What the work has needed so far."""
+
+    @property
+    def resident_mib(self) -> float:
+        """Memory that it has in RAM now, outside this process."""
+
     def start(self, assignment: Assignment) -> None:
-        """Begins a task, after the one in hand has ended."""
+        """Begins a task; the one before has ended or was stopped."""
 
     def stop(self, task: str) -> None:
         """Gives a task up; nothing more is said about it."""
 
-    def close(self, *, timeout_seconds: float) -> None:
+    def close(self) -> None:
         """Gives everything up."""
 
 
-class _StoppedError(Exception):
-    """The task in hand is no longer wanted."""
-
-
-class ThreadWorker:
-    """A `Worker` in a thread of this process; the runtimes free Python's lock while they compute.
+class ProcessWorker:
+    """A `Worker` in a process of its own.
 
     Args:
         bench: What the work is done with.
-        on_event: Called in the worker's thread: hand the event on, do nothing else.
+        on_event: Called in a thread of the worker: hand the event on, do nothing else.
     """
 
     def __init__(self, bench: Bench, on_event: Callable[[WorkEvent], None]) -> None:
         self._bench = bench
         self._on_event = on_event
-        self._waiting: SimpleQueue[Assignment | None] = SimpleQueue()
-        self._stopped: set[str] = set()
-        self._closing = False
-        self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
-        self._thread.start()
+        self._lock = threading.RLock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._assignment: Assignment | None = None
+        self._restarted = False
+        self._usage = Usage()
+
+    @property
+    def usage(self) -> Usage:
+        """What the training processes have needed so far."""
+        return self._usage
+
+    @property
+    def resident_mib(self) -> float:
+        """Memory of the training process, 0.0 without one."""
+        process = self._process
+        return resident_mib(process.pid) if process is not None else 0.0
 
     def start(self, assignment: Assignment) -> None:
-        """Begins a task, after the one in hand has ended."""
-        self._stopped.discard(assignment.task.task)
-        self._waiting.put(assignment)
+        """Begins a task; the one before has ended or was stopped."""
+        with self._lock:
+            self._restarted = False
+            self._begin(assignment)
 
     def stop(self, task: str) -> None:
-        """Gives a task up at its next training step."""
-        self._stopped.add(task)
+        """Kills the process that works on the task."""
+        with self._lock:
+            if self._assignment is not None and self._assignment.task.task == task:
+                self.close()
 
-    def close(self, *, timeout_seconds: float) -> None:
-        """Gives everything up and waits for the step in hand, at most `timeout_seconds`."""
-        self._closing = True
-        self._waiting.put(None)
-        self._thread.join(timeout_seconds)
+    def close(self) -> None:
+        """Kills the process."""
+        with self._lock:
+            process, self._process, self._assignment = self._process, None, None
+        if process is not None:
+            process.kill()
+            process.wait()
 
-    def _run(self) -> None:
-        while (assignment := self._waiting.get()) is not None:
-            task = assignment.task.task
-            try:
-                self._check_wanted(task)
-                self._on_event(WorkFinished(carry_out(assignment, self._bench, self._reporter(task))))
-            except _StoppedError:
-                logger.info("stopped %s", task)
-            except HedgerowError as error:
-                self._on_event(WorkFailed(task, str(error)))
-            except Exception as error:
-                logger.exception("unexpected error in %s", task)
-                self._on_event(WorkFailed(task, f"{type(error).__name__}: {error}"))
-            self._stopped.discard(task)
+    def _begin(self, assignment: Assignment) -> None:
+        self._assignment = assignment
+        if self._process is None:
+            self._process = self._spawn()
+        self._tell(self._process, assignment)
 
-    def _reporter(self, task: str) -> Callable[[Literal["train", "evaluate"], float], None]:
-        def report(step: Literal["train", "evaluate"], fraction: float) -> None:
-            self._check_wanted(task)
-            self._on_event(WorkProgressed(task, step, fraction))
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", f"{__package__}.training_process"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            # One heap, and no pool of threads that multiply matrices in numpy: 10 MiB less.
+            env=os.environ | {"MALLOC_ARENA_MAX": "1", "OPENBLAS_NUM_THREADS": "1"},
+        )
+        threading.Thread(target=self._listen, args=(process,), name="training", daemon=True).start()
+        self._tell(process, self._bench)
+        return process
 
-        return report
+    def _tell(self, process: subprocess.Popen[bytes], line: msgspec.Struct) -> None:
+        assert process.stdin is not None
+        try:
+            process.stdin.write(msgspec.json.encode(line) + b"\n")
+            process.stdin.flush()
+        except BrokenPipeError:
+            logger.debug("the training process has gone; its listener starts another one")
 
-    def _check_wanted(self, task: str) -> None:
-        if self._closing or task in self._stopped:
-            raise _StoppedError
+    def _listen(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        with process.stdout, process.stdin:
+            for line in process.stdout:
+                self._hear(process, _answers.decode(line))
+        self._gone(process, process.wait())
+
+    def _hear(self, process: subprocess.Popen[bytes], answer: Answer) -> None:
+        with self._lock:
+            if process is not self._process:
+                return
+            if not isinstance(answer, Advance):
+                self._assignment = None
+                self._usage = answer.usage
+        match answer:
+            case Advance(task=task, step=step, fraction=fraction):
+                self._on_event(WorkProgressed(task, step, fraction))
+            case Completion(result=result):
+                self._on_event(WorkFinished(result))
+            case Refusal(task=task, reason=reason):
+                self._on_event(WorkFailed(task, reason))
+
+    def _gone(self, process: subprocess.Popen[bytes], code: int) -> None:
+        """An idle process ended just as a task came, or a working one died."""
+        with self._lock:
+            if process is not self._process:
+                return
+            self._process = None
+            assignment = self._assignment
+            if assignment is None:
+                return
+            if code == 0 and not self._restarted:
+                self._restarted = True
+                self._begin(assignment)
+                return
+            self._assignment = None
+        how = f"with signal {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+        self._on_event(WorkFailed(assignment.task.task, f"The training process ended {how}."))

@@ -11,6 +11,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..errors import ModelFileError
 
@@ -57,6 +58,14 @@ class Table:
         count = self._uint(start)
         return struct.unpack_from(f"<{count}i", self.data, start + 4)
 
+    def floats(self, field: int) -> tuple[float, ...]:
+        """A vector of 32-bit floating-point numbers."""
+        return self._numbers(field, "f", 4)
+
+    def longs(self, field: int) -> tuple[int, ...]:
+        """A vector of 64-bit integers."""
+        return self._numbers(field, "q", 8)
+
     def content(self, field: int) -> bytes:
         """A vector of bytes, or a string."""
         place = self._place(field)
@@ -73,6 +82,16 @@ class Table:
         """The number of elements of a vector."""
         place = self._place(field)
         return 0 if place is None else self._uint(self._follow(place))
+
+    def _numbers(self, field: int, code: str, width: int) -> tuple[Any, ...]:
+        place = self._place(field)
+        if place is None:
+            return ()
+        start = self._follow(place)
+        count = self._uint(start)
+        if start + 4 + count * width > len(self.data):
+            raise ModelFileError("Expected a whole TFLite file, received one that ends in the middle.")
+        return struct.unpack_from(f"<{count}{code}", self.data, start + 4)
 
     def _place(self, field: int) -> int | None:
         vtable = self.position - struct.unpack_from("<i", self.data, self.position)[0]

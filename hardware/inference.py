@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from ..errors import TensorError
 from . import interpreter
-from .interpreter import RuntimeName, SignatureSpec, TensorSpec
+from .interpreter import SignatureSpec, TensorSpec
+from .runtime import RuntimeName
 
 Array = NDArray[Any]
 

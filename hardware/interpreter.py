@@ -8,7 +8,6 @@ crashes.
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import importlib.metadata
 import sys
@@ -16,20 +15,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import InterpreterError, ModelFileError, RuntimeMissingError, TensorError
+from .runtime import RUNTIMES, Runtime, RuntimeName
 
-RuntimeName = Literal["auto", "tflite", "litert"]
 Array = npt.NDArray[Any]
-
-_MODULES = {
-    "tflite": ("tflite_runtime.interpreter", "tflite-runtime"),
-    "litert": ("ai_edge_litert.interpreter", "ai-edge-litert"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,22 +52,6 @@ class SignatureSpec:
 
     inputs: dict[str, TensorSpec]
     outputs: dict[str, TensorSpec]
-
-
-@dataclass(frozen=True, slots=True)
-class Runtime:
-    """Which runtime an interpreter runs on.
-
-    Attributes:
-        name: ``tflite`` or ``litert``.
-        version: Version of the installed distribution.
-    """
-
-    name: str
-    version: str
-
-    def __str__(self) -> str:
-        return f"{self.name} {self.version}"
 
 
 class Interpreter:
@@ -195,7 +173,7 @@ def load(
         ModelFileError: The file is missing or is not a model that this runtime reads.
     """
     name, module = _import_runtime(runtime)
-    version = importlib.metadata.version(_MODULES[name][1])
+    version = importlib.metadata.version(RUNTIMES[name][1])
     if not isinstance(source, bytes) and not Path(source).is_file():
         raise ModelFileError(f"Expected a .tflite file, {str(source)!r} does not exist.", path=str(source))
     content: dict[str, Any] = (
@@ -211,20 +189,6 @@ def load(
         raise ModelFileError(f"{name} {version} cannot load {shown}: {error}.") from error
 
 
-def find_runtime(runtime: RuntimeName = "auto") -> Runtime:
-    """Which runtime `load` would take in a process without TensorFlow; nothing is imported.
-
-    Raises:
-        RuntimeMissingError: It is not installed.
-    """
-    names = list(_MODULES) if runtime == "auto" else [runtime]
-    for name in names:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            return Runtime(name, importlib.metadata.version(_MODULES[name][1]))
-    expected = " or ".join(_MODULES[name][1] for name in names)
-    raise RuntimeMissingError(f"Expected {expected} to be installed, found no such distribution.")
-
-
 def _import_runtime(runtime: RuntimeName) -> tuple[str, Any]:
     beside_tensorflow = "tensorflow" in sys.modules
     if runtime == "tflite" and beside_tensorflow:
@@ -235,13 +199,13 @@ def _import_runtime(runtime: RuntimeName) -> tuple[str, Any]:
     candidates = ["litert"] if beside_tensorflow else ["tflite", "litert"]
     names = candidates if runtime == "auto" else [runtime]
     for name in names:
-        module = _MODULES[name][0]
+        module = RUNTIMES[name][0]
         try:
             return name, importlib.import_module(module)
         except ModuleNotFoundError as error:
             if (error.name or "").split(".")[0] != module.split(".")[0]:
                 raise
-    expected = " or ".join(_MODULES[name][1] for name in names)
+    expected = " or ".join(RUNTIMES[name][1] for name in names)
     raise RuntimeMissingError(f"Expected {expected} to be installed, found neither a wheel nor a module.")
 
 

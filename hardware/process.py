@@ -1,4 +1,4 @@
-"""What this process weighs and what it has loaded, as the kernel and the interpreter say."""
+"""What a process weighs and what it has loaded, as the kernel and the interpreter say."""
 
 from __future__ import annotations
 
@@ -7,22 +7,39 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-_STATUS = Path("/proc/self/status")
 
+def resident_mib(pid: int | None = None) -> float:
+    """The memory of a process that is in RAM now, in MiB; by default of this one.
 
-def resident_mib() -> float:
-    """The memory of this process that is in RAM now, in MiB.
-
-    Linux: `VmRSS` of `/proc/self/status`, proc(5). Elsewhere the peak that `getrusage` knows, never less.
+    Linux: `VmRSS` of `/proc/PID/status`, proc(5), and 0.0 for a process that has gone. Elsewhere this
+    process's peak, which is never less, and 0.0 for any other.
     """
-    if _STATUS.exists():
-        for line in _STATUS.read_text().splitlines():
-            if line.startswith("VmRSS:"):
-                return int(line.split()[1]) / 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+    return _status_mib("VmRSS", "self" if pid is None else str(pid))
+
+
+def peak_mib() -> float:
+    """The most memory that this process ever had in RAM, in MiB: `VmHWM`, proc(5), or `ru_maxrss`."""
+    return _status_mib("VmHWM", "self")
 
 
 def loaded_modules(names: Iterable[str]) -> tuple[str, ...]:
     """Which of the top-level modules `names` this process has imported, in the order of `names`."""
     return tuple(name for name in names if name in sys.modules)
+
+
+def limit_memory(limit_mib: int) -> None:
+    """Makes allocations fail that take this process's data beyond `limit_mib`: setrlimit(2)."""
+    resource.setrlimit(resource.RLIMIT_DATA, (limit_mib << 20, limit_mib << 20))
+
+
+def _status_mib(field: str, process: str) -> float:
+    if sys.platform == "linux":
+        try:
+            lines = Path(f"/proc/{process}/status").read_text().splitlines()
+        except OSError:
+            return 0.0
+        return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{field}:")), 0.0)
+    if process != "self":
+        return 0.0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)

@@ -72,6 +72,11 @@ class VelaReport:
     warnings: tuple[str, ...] = ()
 
 
+def is_installed() -> bool:
+    """Whether Vela is here."""
+    return importlib.util.find_spec("ethosu") is not None
+
+
 def compile(path: str | Path, accelerator_config: str, out_dir: str | Path) -> VelaReport:
     """Compiles a full-int8 `.tflite` and writes `<name>_vela.tflite` into `out_dir`.
 
@@ -90,7 +95,7 @@ def compile(path: str | Path, accelerator_config: str, out_dir: str | Path) -> V
         )
     if not path.is_file():
         raise CompilerError(f"Expected a .tflite file, {str(path)!r} does not exist.", path=str(path))
-    if importlib.util.find_spec("ethosu") is None:
+    if not is_installed():
         raise CompilerError("Expected the Ethos-U compiler ethos-u-vela to be installed, found none.")
     with tempfile.TemporaryDirectory() as folder:
         report = _run(path, accelerator_config, Path(folder))

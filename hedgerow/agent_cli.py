@@ -31,10 +31,34 @@ def status(
 ) -> None:
     """Show what the agent's state folder says."""
     found = AgentStatus.read(AgentConfig.load(config))
+    _show(found, f"agent {found.device}", json=json)
+
+
+@app.command()
+def releases(
+    config: Config, json: Annotated[bool, typer.Option("--json", help="For programs.")] = False
+) -> None:
+    """Show which release serves on this device, which served before, and what was refused."""
+    from .edge.release import ReleaseStore
+
+    loaded = AgentConfig.load(config)
+    _show(ReleaseStore.of_device(loaded).state(), f"releases on {loaded.device}", json=json)
+
+
+def _show(found: msgspec.Struct, title: str, *, json: bool) -> None:
     if json:
         typer.echo(msgspec.json.encode(found).decode())
         return
-    table = Table(show_header=False, title=f"agent {found.device}")
+    table = Table(show_header=False, title=title)
     for name, value in msgspec.structs.asdict(found).items():
-        table.add_row(name, ", ".join(value) if isinstance(value, tuple) else str(value))
+        match value:
+            case tuple() | list():
+                words = ", ".join(map(str, value))
+            case dict():
+                words = "\n".join(f"{key}: {reason}" for key, reason in value.items())
+            case msgspec.Struct():
+                words = str(getattr(value, "release", value))
+            case _:
+                words = "" if value is None else str(value)
+        table.add_row(name, words)
     Console().print(table)

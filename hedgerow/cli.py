@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from . import __version__, agent_cli, coordinator_cli
+from . import __version__, agent_cli, convert_cli, coordinator_cli, train_cli
 from .errors import HedgerowError
 
 app = typer.Typer(
@@ -23,7 +21,8 @@ app = typer.Typer(
 )
 app.add_typer(coordinator_cli.app, name="coordinator")
 app.add_typer(agent_cli.app, name="agent")
-# app.add_typer(convert_cli.app)
+app.add_typer(train_cli.app)
+app.add_typer(convert_cli.app)
 
 
 def _print_version(wanted: bool) -> None:
@@ -51,9 +50,8 @@ def demo(
     epochs: Annotated[int | None, typer.Option(help="Epochs on the device in each round.", min=1)] = None,
     strategy: Annotated[str, typer.Option(help="A class of flwr.serverapp.strategy.")] = "FedAvg",
     alpha: Annotated[
-        float,
-        typer.Option(help="Dirichlet concentration: the smaller, the less alike the devices.", min=0.01),
-    ] = 0.5,
+        float | None, typer.Option(help="Dirichlet concentration of the split.", min=0.01)
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the split, the first weights and the sampling.", min=0)] = 0,
     out: Annotated[Path, typer.Option(help="A new or empty folder for what it makes.")] = Path(
         "hedgerow-demo"
@@ -90,9 +88,6 @@ def main() -> None:
     """Runs the command; an error that we foresaw is one line and an exit code of its own."""
     from .processes import Interrupted
 
-    # TensorFlow talks about itself on standard error unless it is told not to before it is imported.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    logging.getLogger("absl").setLevel(logging.ERROR)
     try:
         app()
     except HedgerowError as error:

@@ -12,27 +12,35 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
 
 from .coordinator import events
 from .coordinator.config import CoordinatorConfig, StrategyConfig
-from .coordinator.journal import RoundRecord
-from .demo_fleet import broker, clear_retained, follow_coordinator, new_fleet, start_agents, write_samples
+from .coordinator.records import RoundRecord
+from .demo_fleet import (
+    check_broker,
+    clear_retained,
+    follow_coordinator,
+    new_fleet,
+    start_agents,
+    start_broker,
+    write_samples,
+)
+from .demo_report import Measured, Outcome, make_report, summary, write_report
 from .demo_view import DemoView, percent
 from .errors import OutputFolderError, UsageError
 from .processes import Interruption, Processes
 from .protocol import tensors
 from .protocol.manifest import Preprocessing
+from .protocol.messages import Scalar
+from .quiet import native_log
 
 if TYPE_CHECKING:
     import keras
 
-    from .hardware.vela import VelaReport
     from .models.datasets import Federation
     from .models.evaluation import Evaluation
     from .models.zoo import Entry
     from .quantization import Release, Score
-    from .report import Report
 
 TARGET = "ethos-u55-128"
 RUNTIMES = ("auto", "tflite", "litert")
@@ -78,15 +86,6 @@ class DemoOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """A model on the held-out set, as float and as int8."""
-
-    float32: Evaluation
-    int8: Evaluation
-    release: Release
-
-
-@dataclass(frozen=True, slots=True)
 class Refined:
     """What the federated rounds gave."""
 
@@ -109,9 +108,12 @@ def run_demo(options: DemoOptions, *, console: Console) -> bytes:
         HedgerowError: It cannot be run as asked, or a process of it failed.
         Interrupted: SIGINT, SIGTERM or SIGHUP came; nothing is left behind.
     """
-    with Interruption() as interruption, _clean_folder(options.out) as out, DemoView(console) as view:
-        demo = _Demo(options, out, view, interruption)
-        demo.run()
+    check_broker(url=options.broker, port=options.port)
+    with Interruption() as interruption, _clean_folder(options.out) as out:
+        logs = out / "logs"
+        logs.mkdir()
+        with native_log(logs / "demo.log"), DemoView(console) as view:
+            _Demo(options, out, view, interruption).run()
         return (out / "report.json").read_bytes()
 
 
@@ -129,20 +131,30 @@ def _clean_folder(folder: Path) -> Iterator[Path]:
     try:
         yield folder
     except Exception:
-        # Whatever went wrong, the logs say why.
+        # What went wrong is in the logs, if there are any by now.
+        for log in folder.glob("logs/*.log"):
+            if not log.stat().st_size:
+                log.unlink()
+        _remove_if_empty(folder / "logs", *([] if existed else [folder]))
         raise
     except BaseException:
         for path in folder.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-        if not existed:
-            folder.rmdir()
+        _remove_if_empty(*([] if existed else [folder]))
         raise
+
+
+def _remove_if_empty(*folders: Path) -> None:
+    for folder in folders:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 class _Demo:
     """One run."""
 
     def __init__(self, options: DemoOptions, out: Path, view: DemoView, interruption: Interruption) -> None:
+        from .coordinator.flower import make_strategy
         from .models import zoo
 
         self.options = options
@@ -150,6 +162,8 @@ class _Demo:
         self.view = view
         self.interruption = interruption
         self.entry: Entry = zoo.get(options.model)
+        self.strategy = StrategyConfig(name=options.strategy, arguments=self._strategy_arguments())
+        make_strategy(self.strategy.name, self.strategy.arguments)
         self.federation: Federation = self.entry.federate(
             devices=options.devices, alpha=options.alpha, seed=options.seed
         )
@@ -161,17 +175,36 @@ class _Demo:
         from .quantization import Converter
 
         with Processes(self.out / "logs", self.interruption) as processes, Converter() as converter:
-            with broker(processes, url=self.options.broker, port=self.options.port) as url:
-                converter.start()
-                model = self._train_centrally()
-                before = self._release("1.0.0", model, converter)
-                per_device_before = self._per_device(model)
-                refined = self._refine(processes, url, before)
+            url = start_broker(processes, url=self.options.broker, port=self.options.port)
+            converter.start()
+            model = self._train_centrally()
+            before = self._release("1.0.0", model, converter)
+            per_device_before, per_group_before = self._per_device(model), self._per_group(model)
+            refined = self._refine(processes, url, before)
             _set_weights(model, refined.weights)
             after = self._release("1.1.0", model, converter)
-        report = self._report(before, after, refined, per_device_before, self._per_device(model))
-        self._write(report, refined)
-        self._show(report)
+
+        outcome = Outcome(
+            out=self.out,
+            entry=self.entry,
+            federation=self.federation,
+            before=before,
+            after=after,
+            per_device_before=per_device_before,
+            per_device_after=self._per_device(model),
+            per_group_before=per_group_before,
+            per_group_after=self._per_group(model),
+            rounds=refined.rounds,
+            agents=refined.agents,
+            stages=tuple(self.stages),
+            seconds=time.monotonic() - self.started,
+            seed=self.options.seed,
+            config=self._shown_config(),
+        )
+        report = make_report(outcome)
+        write_report(outcome, report)
+        self.view.console.print(summary(report, examples=len(self.federation.test)), highlight=False)
+        self.view.console.print(f"report: {self.options.out / 'report.html'}", highlight=False)
 
     @contextmanager
     def _stage(self, title: str) -> Iterator[Any]:
@@ -287,7 +320,7 @@ class _Demo:
             minimum_devices=1,
             seed=options.seed,
             test_data=test_data,
-            strategy=StrategyConfig(name=options.strategy),
+            strategy=self.strategy,
             train={
                 "epochs": options.epochs or federated.local_epochs,
                 "learning-rate": federated.learning_rate,
@@ -304,123 +337,40 @@ class _Demo:
             for device in self.federation.devices
         }
 
-    # --- what it leaves -----------------------------------------------------------------------------------
+    def _per_group(self, model: keras.Model) -> dict[str, float]:
+        """The model's accuracy on each person's held-out samples; empty where the data name no people."""
+        from .models import evaluation
 
-    def _report(
-        self,
-        before: Measured,
-        after: Measured,
-        refined: Refined,
-        device_before: dict[str, float],
-        device_after: dict[str, float],
-    ) -> Report:
-        from . import report as reports
+        test = self.federation.test
+        if test.groups is None:
+            return {}
+        right = {}
+        for group in sorted(set(test.groups.tolist())):
+            part = test.take((test.groups == group).nonzero()[0])
+            right[str(group)] = evaluation.evaluate(model.predict(part.x, verbose=0), part.y).accuracy
+        return right
 
-        federation = self.federation
-        return reports.Report(
-            model=self.entry.name,
-            title=self.entry.title,
-            devices=len(federation.devices),
-            seed=self.options.seed,
-            seconds=time.monotonic() - self.started,
-            accuracy=reports.Accuracy(
-                central_float=before.float32.accuracy,
-                central_int8=before.int8.accuracy,
-                federated_float=after.float32.accuracy,
-                federated_int8=after.int8.accuracy,
-            ),
-            rounds=tuple(_round(record) for record in refined.rounds),
-            agents=tuple(_agent(report) for report in sorted(refined.agents, key=lambda agent: agent.device)),
-            targets=tuple(_target(name, compiled) for name, compiled in after.release.compiled.items()),
-            files=reports.Files(
-                trainable=self._relative(after.release.files["trainable"]),
-                int8=self._relative(after.release.files["int8"]),
-                manifest=self._relative(after.release.folder / "manifest.json"),
-            ),
-            labels=federation.test.labels,
-            central_class_counts=tuple(map(int, federation.central.counts())),
-            preprocessing=federation.preprocessing,
-            per_device=tuple(
-                reports.Device(
-                    device=device.name,
-                    class_counts=tuple(map(int, device.train.counts())),
-                    test_examples=len(device.test),
-                    accuracy_before=device_before[device.name],
-                    accuracy_after=device_after[device.name],
-                )
-                for device in federation.devices
-            ),
-            confusion=reports.Confusion(
-                central_float=_rows(before.float32),
-                central_int8=_rows(before.int8),
-                federated_float=_rows(after.float32),
-                federated_int8=_rows(after.int8),
-            ),
-            releases=(self._report_release("central", before), self._report_release("federated", after)),
-            stages=tuple(reports.Stage(stage=title, seconds=seconds) for title, seconds in self.stages),
-            config={
-                "strategy": self.options.strategy,
-                "epochs": self.options.epochs or self.entry.federated.local_epochs,
-                "learning rate": self.entry.federated.learning_rate,
-                "batch size": self.entry.federated.batch_size,
-                "broker": self.options.broker or "embedded",
-            },
-        )
+    def _strategy_arguments(self) -> dict[str, Scalar]:
+        """What Flower's strategies need on models of this size; its own values are those of large ones."""
+        match self.options.strategy.lower():
+            case "fedprox":
+                return {"proximal_mu": 0.01}
+            case "fedadam" | "fedyogi" | "fedadagrad":
+                return {"eta": 0.01}
+            case "qfedavg":
+                return {"client_learning_rate": self.entry.federated.learning_rate}
+            case _:
+                return {}
 
-    def _report_release(self, stage: str, measured: Measured) -> Any:
-        from . import report as reports
-
-        release = measured.release
-        return reports.Release(
-            name=release.manifest.name,
-            version=release.manifest.version,
-            stage=stage,
-            folder=self._relative(release.folder),
-            trainable_bytes=release.files["trainable"].stat().st_size,
-            int8_bytes=release.files["int8"].stat().st_size,
-            accuracy_float=measured.float32.accuracy,
-            accuracy_int8=measured.int8.accuracy,
-        )
-
-    def _relative(self, path: Path) -> str:
-        return str(path.resolve().relative_to(self.out))
-
-    def _write(self, report: Report, refined: Refined) -> None:
-        from . import report as reports
-        from .models import summaries
-
-        with summaries.SummaryWriter(self.out / "summaries" / "federated") as writer:
-            for record in refined.rounds:
-                scalars = {
-                    "loss": record.held_out_loss,
-                    "accuracy": record.held_out_accuracy,
-                    "device_loss": record.device_loss,
-                    "device_accuracy": record.device_accuracy,
-                }
-                writer.scalars(
-                    {name: value for name, value in scalars.items() if value is not None}, step=record.round
-                )
-        reports.write(report, self.out)
-
-    def _show(self, report: Report) -> None:
-        accuracy, target = report.accuracy, report.targets[0]
-        table = Table("", "float", "int8", title=f"accuracy on {len(self.federation.test)} held-out samples")
-        table.add_row("trained centrally", percent(accuracy.central_float), percent(accuracy.central_int8))
-        table.add_row(
-            f"refined on {report.devices} devices",
-            percent(accuracy.federated_float),
-            percent(accuracy.federated_int8),
-        )
-        heaviest = max(agent.rss_mib for agent in report.agents)
-        console = self.view.console
-        console.print(table)
-        console.print(
-            f"{target.target}: {target.npu_percent:.0f} % on the NPU, {target.cycles:,} cycles,"
-            f" {target.sram_kib:.0f} KiB SRAM\nagents: at most {heaviest:.0f} MiB each, on"
-            f" {report.agents[0].runtime}\n{report.seconds:.0f} s in all",
-            highlight=False,
-        )
-        console.print(f"report: {self.options.out / 'report.html'}", highlight=False)
+    def _shown_config(self) -> dict[str, str | int | float | bool | None]:
+        federated = self.entry.federated
+        return {
+            "strategy": self.options.strategy,
+            "epochs": self.options.epochs or federated.local_epochs,
+            "learning rate": federated.learning_rate,
+            "batch size": federated.batch_size,
+            "broker": self.options.broker or "embedded",
+        }
 
 
 def _set_weights(model: keras.Model, path: Path) -> None:
@@ -429,54 +379,8 @@ def _set_weights(model: keras.Model, path: Path) -> None:
         variable.assign(weights[variable.path])
 
 
-def _rows(evaluation: Evaluation) -> tuple[tuple[int, ...], ...]:
-    return tuple(tuple(map(int, row)) for row in evaluation.confusion)
-
-
 def _evaluation(score: Score) -> Evaluation:
     from .models.evaluation import Evaluation
 
     assert score.confusion is not None
     return Evaluation(score.confusion)
-
-
-def _target(name: str, compiled: VelaReport) -> Any:
-    from . import report as reports
-
-    return reports.Target(
-        target=name,
-        npu_percent=compiled.npu_percent,
-        cycles=compiled.cycles,
-        sram_kib=compiled.sram_kib,
-        inference_ms=compiled.inference_ms,
-    )
-
-
-def _round(record: RoundRecord) -> Any:
-    from . import report as reports
-
-    assert record.held_out_loss is not None
-    assert record.held_out_accuracy is not None
-    return reports.Round(
-        round=record.round,
-        devices=record.devices,
-        loss=record.held_out_loss,
-        accuracy=record.held_out_accuracy,
-        seconds=record.seconds,
-        bytes_down=record.bytes_down,
-        bytes_up=record.bytes_up,
-        device_accuracy=record.device_accuracy,
-    )
-
-
-def _agent(report: events.DeviceReport) -> Any:
-    from . import report as reports
-
-    forbidden = str(report.capabilities.get("modules_forbidden", ""))
-    return reports.Agent(
-        device=report.device,
-        pid=int(report.capabilities.get("pid", 0)),
-        rss_mib=float(report.capabilities.get("rss_mib", 0.0)),
-        runtime=report.runtime,
-        modules_forbidden=tuple(forbidden.split(",")) if forbidden else (),
-    )

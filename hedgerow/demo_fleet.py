@@ -5,8 +5,8 @@ from __future__ import annotations
 import secrets
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,33 +15,44 @@ from .coordinator import events
 from .coordinator.config import CoordinatorConfig
 from .edge.config import AgentConfig
 from .errors import BrokerError
-from .models.datasets import Dataset, DeviceData
 from .processes import Processes, wait_for_port
 from .protocol.link import Broker, Connected, LinkEvent, MqttLink, check_reachable
 from .protocol.topics import Topics
 
+if TYPE_CHECKING:
+    from .models.datasets import Dataset, DeviceData
+
 CLEAR_SECONDS = 5.0
 
 
-@contextmanager
-def broker(processes: Processes, *, url: str | None, port: int | None) -> Iterator[str]:
-    """The address of a broker that answers: the user's own, or an embedded one while the context lasts.
+def check_broker(*, url: str | None, port: int | None) -> None:
+    """Passes if the user's broker answers, or the embedded one can have its port.
 
     Raises:
+        BrokerUrlError: `url` is no address.
+        BrokerError: The broker does not answer or refuses us.
         PortInUseError: `port` is taken.
-        BrokerError: The broker does not answer.
     """
     if url is not None:
         check_reachable(Broker.from_url(url))
-        yield url
-        return
+    elif port is not None:
+        check_free(port)
+
+
+def start_broker(processes: Processes, *, url: str | None, port: int | None) -> str:
+    """The address of the user's broker, or of an embedded one while `processes` last.
+
+    Raises:
+        BrokerError: The embedded broker does not answer.
+    """
+    if url is not None:
+        return url
     if port is None:
         port = free_port()
-    check_free(port)
     child = processes.start("broker", "hedgerow.broker", "--port", str(port))
     if not wait_for_port(port, child):
         raise BrokerError(f"Expected the embedded broker on {HOST}:{port}, received no answer.")
-    yield f"mqtt://{HOST}:{port}"
+    return f"mqtt://{HOST}:{port}"
 
 
 def new_fleet() -> str:

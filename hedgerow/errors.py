@@ -21,7 +21,7 @@ without a traceback, and leaves with the class's own exit code.
     │   ├── ConverterError           the converter failed or crashed
     │   ├── RecipeError              a recipe that is unknown
     │   └── GateError                no recipe kept the accuracy
-    ├── ReleaseError          a release that cannot be built
+    ├── ReleaseBuildError     a release that cannot be built
     ├── TargetError           a target that is unknown or badly described
     ├── CompilerError         a compiler for an accelerator that is missing or failed
     ├── ManifestError         a release manifest that does not hold
@@ -41,11 +41,15 @@ without a traceback, and leaves with the class's own exit code.
     ├── AgentConfigError      an agent.toml that cannot be used
     ├── SamplesError          the device's own samples cannot be trained on
     ├── SpoolError            the agent's state folder cannot be used
+    ├── RefusedReleaseError   a release that this device must not or cannot run
+    ├── NoReleaseError        the device has no release to predict with
     ├── CoordinatorError      the coordinator cannot go on
     │   ├── JournalError
     │   ├── CoordinatorConfigError
     │   ├── StrategyError
-    │   └── NoUpdateError
+    │   ├── NoUpdateError
+    │   ├── UpdateError
+    │   └── CoordinatorConflictError
     └── DemoError             the demo cannot be run as asked
         ├── OutputFolderError
         ├── PortInUseError
@@ -160,6 +164,20 @@ class SpoolError(HedgerowError):
     )
 
 
+class RefusedReleaseError(HedgerowError):
+    """A release must not or cannot run on this device; the one before goes on serving."""
+
+    exit_code = 61
+    remedy = "Publish a corrected release with a higher version."
+
+
+class NoReleaseError(HedgerowError):
+    """The device has no release to predict with."""
+
+    exit_code = 62
+    remedy = "Publish a release to the device's channel, or install one from a folder."
+
+
 class ModelError(HedgerowError):
     """A Keras model cannot become a trainable file."""
 
@@ -272,6 +290,20 @@ class NoUpdateError(CoordinatorError):
     remedy = "Look at the agents' logs, and give the rounds more time."
 
 
+class UpdateError(CoordinatorError):
+    """What a device sent cannot count as an update of its task."""
+
+    exit_code = 75
+    remedy = "Look at the device's log; the round goes on without it."
+
+
+class CoordinatorConflictError(CoordinatorError):
+    """Another coordinator serves the same fleet, or works in the same folder."""
+
+    exit_code = 76
+    remedy = "Stop the other one, or give this one a fleet and a folder of its own."
+
+
 class LossError(ModelError):
     """A loss or a metric is unknown, has a wrong hyperparameter, or does not fit the model's output."""
 
@@ -342,7 +374,7 @@ class GateError(QuantizationError):
     remedy = "Allow a larger drop, give more calibration data, or train the model with noise."
 
 
-class ReleaseError(HedgerowError):
+class ReleaseBuildError(HedgerowError):
     """A release cannot be built or written; nothing of it is left behind."""
 
     exit_code = 35

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -10,13 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import BlobError
-from .messages import CHUNK_BYTES, BlobReference
+from .messages import CHUNK_BYTES, BlobReference, Codec
 
 
-def reference(data: bytes, *, codec: str = "file", chunk_bytes: int = CHUNK_BYTES) -> BlobReference:
+def reference(data: bytes, *, codec: Codec = "file", chunk_bytes: int = CHUNK_BYTES) -> BlobReference:
     """Names `data` by its SHA-256."""
     digest = hashlib.sha256(data).hexdigest()
-    return BlobReference(sha256=digest, size=len(data), chunk_bytes=chunk_bytes, codec=codec)  # type: ignore[arg-type]
+    return BlobReference(sha256=digest, size=len(data), chunk_bytes=chunk_bytes, codec=codec)
 
 
 def cut(data: bytes, chunk_bytes: int) -> Iterator[bytes]:
@@ -25,36 +26,50 @@ def cut(data: bytes, chunk_bytes: int) -> Iterator[bytes]:
 
 
 def write_durably(path: Path, data: bytes) -> None:
-    """Writes a file so that after a crash it is there whole, or not at all."""
+    """Writes a file so that after a power loss it is there whole, or not at all."""
+    _write(path, data, durable=True)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Waits until a file's bytes, or a folder's entries, are on the disk itself."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _write(path: Path, data: bytes, *, durable: bool) -> None:
+    """Writes a file so that a process killed meanwhile leaves it whole, or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 class BlobStore:
     """Blobs in a folder.
 
     A chunk is a file of its own until the last one has come: a half-finished transfer then goes on after a
-    reboot from what the folder holds, without an index that could disagree with it.
+    reboot from what the folder holds, without an index that could disagree with it. Chunks are not synced:
+    one that a power loss has cut short is fetched again, for the whole blob is synced and its digest checked.
 
     Args:
         folder: Made if missing; `complete/` and `partial/` below it.
+        synced: Whether a blob is on the disk itself as soon as it is complete; if not, `sync` sees to it.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, synced: bool = True) -> None:
+        self._synced = synced
         self._complete = folder / "complete"
         self._partial = folder / "partial"
         for path in (self._complete, self._partial):
@@ -68,12 +83,17 @@ class BlobStore:
         """Whether the blob is here, complete."""
         return self.path(blob.sha256).exists()
 
-    def put(self, data: bytes, *, codec: str = "file") -> BlobReference:
+    def put(self, data: bytes, *, codec: Codec = "file") -> BlobReference:
         """Stores `data` and returns its name."""
         blob = reference(data, codec=codec)
         if not self.has(blob):
-            write_durably(self.path(blob.sha256), data)
+            self._complete_with(blob.sha256, data)
         return blob
+
+    def sync(self, sha256: str) -> None:
+        """Waits until a complete blob is on the disk itself."""
+        sync(self.path(sha256))
+        sync(self._complete)
 
     def read(self, blob: BlobReference) -> bytes:
         """The bytes of a complete blob.
@@ -102,11 +122,21 @@ class BlobStore:
         """The chunks that are not here yet; empty for a complete blob."""
         if self.has(blob):
             return ()
+        missing = self._missing_chunks(blob)
+        if not missing:
+            # We were killed between the last chunk and putting all of them together.
+            with contextlib.suppress(BlobError):
+                self._finish(blob)
+                return ()
+            return self._missing_chunks(blob)
+        return missing
+
+    def _missing_chunks(self, blob: BlobReference) -> tuple[int, ...]:
         folder = self._partial / blob.sha256
-        here = (
-            {int(path.name) for path in folder.iterdir() if path.name.isdigit()} if folder.exists() else set()
-        )
-        return tuple(number for number in range(blob.chunks) if number not in here)
+        if not folder.exists():
+            return tuple(range(blob.chunks))
+        sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
+        return tuple(n for n in range(blob.chunks) if sizes.get(str(n)) != blob.chunk_size(n))
 
     def add_chunk(self, blob: BlobReference, number: int, data: bytes) -> bool:
         """Stores one chunk; True when the blob is complete with it.
@@ -122,19 +152,25 @@ class BlobStore:
                 f"Expected {blob.chunks} chunks of {blob.chunk_bytes} bytes for blob {blob.sha256},"
                 f" received {len(data)} bytes as chunk {number}."
             )
-        write_durably(self._partial / blob.sha256 / str(number), data)
-        return not self.missing(blob) and self._finish(blob)
+        _write(self._partial / blob.sha256 / str(number), data, durable=False)
+        return not self._missing_chunks(blob) and self._finish(blob)
 
     def _finish(self, blob: BlobReference) -> bool:
         folder = self._partial / blob.sha256
         data = b"".join((folder / str(number)).read_bytes() for number in range(blob.chunks))
         digest = hashlib.sha256(data).hexdigest()
         if digest == blob.sha256:
-            write_durably(self.path(blob.sha256), data)
+            self._complete_with(blob.sha256, data)
         shutil.rmtree(folder, ignore_errors=True)
         if digest != blob.sha256:
             raise BlobError(f"Expected SHA-256 {blob.sha256}, received chunks whose digest is {digest}.")
         return True
+
+    def _complete_with(self, sha256: str, data: bytes) -> None:
+        if self._synced:
+            write_durably(self.path(sha256), data)
+        else:
+            _write(self.path(sha256), data, durable=False)
 
     def remove(self, sha256: str) -> None:
         """Forgets a blob and its chunks."""

@@ -132,16 +132,28 @@ class MqttLink:
         client_id: The device's id, or the coordinator's.
         will: What the broker says when the connection breaks.
         on_event: Called in the network thread: hand the event on, do nothing else.
+        on_acknowledged: Called in the network thread whenever the broker has acknowledged a message.
+        keepalive_seconds: A connection that is silent for one and a half times as long is given up.
     """
 
     def __init__(
-        self, broker: Broker, *, client_id: str, will: Will | None, on_event: Callable[[LinkEvent], None]
+        self,
+        broker: Broker,
+        *,
+        client_id: str,
+        will: Will | None,
+        on_event: Callable[[LinkEvent], None],
+        on_acknowledged: Callable[[], None] | None = None,
+        keepalive_seconds: int = KEEPALIVE_SECONDS,
     ) -> None:
         self._broker = broker
         self._on_event = on_event
         self._stopping = threading.Event()
         self._was_connected = False
         self._last: mqtt.MQTTMessageInfo | None = None
+        self._on_acknowledged = on_acknowledged
+        self._keepalive_seconds = keepalive_seconds
+        self._published = self._acknowledged = 0
         client = mqtt.Client(
             CallbackAPIVersion.VERSION2,
             client_id=client_id,
@@ -158,14 +170,21 @@ class MqttLink:
         client.on_connect = self._connected
         client.on_disconnect = self._disconnected
         client.on_message = self._received
-        client.on_publish = client.on_subscribe = client.on_unsubscribe = _acknowledge_at_once
+        client.on_subscribe = client.on_unsubscribe = _acknowledge_at_once
+        client.on_publish = self._was_acknowledged
         self._client = client
         self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
         self._thread.start()
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
         """Sends at QoS 1; while there is no connection it waits in memory."""
+        self._published += 1
         self._last = self._client.publish(topic, payload, qos=1, retain=retain)
+
+    @property
+    def unacknowledged(self) -> int:
+        """Messages published that the broker has not acknowledged yet."""
+        return self._published - self._acknowledged
 
     def subscribe(self, topics: list[str]) -> None:
         """Asks for messages at QoS 1, at most 8 filters a packet (AWS IoT Core's limit)."""
@@ -190,7 +209,7 @@ class MqttLink:
         delay = BACKOFF_SECONDS[0]
         while not self._stopping.is_set():
             try:
-                self._client.connect(self._broker.host, self._broker.port, keepalive=KEEPALIVE_SECONDS)
+                self._client.connect(self._broker.host, self._broker.port, keepalive=self._keepalive_seconds)
             except (OSError, ValueError) as error:
                 self._on_event(Disconnected(f"{self._broker}: {error}"))
             else:
@@ -212,6 +231,12 @@ class MqttLink:
     def _disconnected(self, client: Any, userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
         if not self._stopping.is_set():
             self._on_event(Disconnected(f"{self._broker}: {reason}"))
+
+    def _was_acknowledged(self, client: Any, *_: Any) -> None:
+        _acknowledge_at_once(client)
+        self._acknowledged += 1
+        if self._on_acknowledged is not None:
+            self._on_acknowledged()
 
     def _received(self, client: Any, userdata: Any, message: Any) -> None:
         _acknowledge_at_once(client)

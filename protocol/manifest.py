@@ -11,12 +11,15 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
-from numpy.typing import NDArray
 
 from ..errors import ManifestError
+
+if TYPE_CHECKING:
+    # An agent that only checks releases does without numpy.
+    from numpy.typing import NDArray
 
 SCHEMA_VERSION = 1
 """The newest layout of the manifest that this code reads."""

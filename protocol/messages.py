@@ -21,9 +21,12 @@ Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9-]{1,48}$")]
 Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
 TaskId = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9-]{1,96}$")]
 Reason = Annotated[str, msgspec.Meta(max_length=2000)]
+Label = Annotated[str, msgspec.Meta(max_length=128)]
+Codec = Literal["f32", "f16", "file"]
 
 BLOB_LIMIT_BYTES = 1 << 31
 CHUNK_BYTES = 1 << 16
+CONTROL_BYTES_AT_MOST = 1 << 16
 
 
 class BlobReference(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,13 +36,13 @@ class BlobReference(msgspec.Struct, frozen=True, kw_only=True):
         sha256: 64 lower-case hexadecimal digits.
         size: In bytes.
         chunk_bytes: Of every chunk but the last.
-        codec: How tensors are written in it ("f32": safetensors, float32), or "file".
+        codec: How tensors are written in it ("f32", "f16": safetensors of that type), or "file".
     """
 
     sha256: Sha256
     size: Annotated[int, msgspec.Meta(ge=1, le=BLOB_LIMIT_BYTES)]
     chunk_bytes: Annotated[int, msgspec.Meta(ge=1024, le=1 << 20)] = CHUNK_BYTES
-    codec: Literal["f32", "file"] = "file"
+    codec: Codec = "file"
 
     @property
     def chunks(self) -> int:
@@ -56,11 +59,13 @@ class CoordinatorState(msgspec.Struct, frozen=True, kw_only=True, tag="coordinat
 
     Args:
         online: False in the will and at an orderly stop.
-        epoch: Counts the coordinator's starts; a device that sees a new one announces itself again.
+        epoch: Counts the coordinator's connections; a device that sees a new one announces itself again.
+        run: Names the coordinator's journal, so that two coordinators of one fleet find out about each other.
     """
 
     online: bool
     epoch: Count
+    run: Label = ""
 
 
 class _FromDevice(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,11 +97,11 @@ class DeviceState(_FromDevice, frozen=True, kw_only=True, tag="state", tag_field
     """
 
     online: bool
-    agent: str = ""
-    runtime: str = ""
+    agent: Label = ""
+    runtime: Label = ""
     examples: Count = 0
-    capabilities: dict[str, Scalar] = {}
-    tasks: tuple[TaskId, ...] = ()
+    capabilities: Annotated[dict[Label, Scalar], msgspec.Meta(max_length=64)] = {}
+    tasks: Annotated[tuple[TaskId, ...], msgspec.Meta(max_length=256)] = ()
 
 
 class Accepted(_FromDevice, frozen=True, kw_only=True, tag="accepted", tag_field="kind"):
@@ -140,9 +145,9 @@ class Update(_FromDevice, frozen=True, kw_only=True, tag="update", tag_field="ki
     task: TaskId
     round: Count
     num_examples: Count
-    metrics: dict[str, float] = {}
+    metrics: Annotated[dict[Label, float], msgspec.Meta(max_length=64)] = {}
     weights: BlobReference | None = None
-    seconds: float = 0.0
+    seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0
 
 
 class Missing(_FromDevice, frozen=True, kw_only=True, tag="missing", tag_field="kind"):
@@ -176,6 +181,7 @@ class Task(_ToDevice, frozen=True, kw_only=True, tag="task", tag_field="kind"):
         program: The trainable `.tflite`.
         weights: The model to start from, safetensors by Keras path.
         config: What Flower's strategy put into the message's ConfigRecord (learning rate, epochs).
+        codec: How the device is to write its update's tensors.
         deadline_seconds: From now on the answer is no longer of use.
     """
 
@@ -185,6 +191,7 @@ class Task(_ToDevice, frozen=True, kw_only=True, tag="task", tag_field="kind"):
     program: BlobReference
     weights: BlobReference
     config: dict[str, Scalar] = {}
+    codec: Codec = "f32"
     deadline_seconds: Annotated[float, msgspec.Meta(gt=0)] = 3600.0
 
 
@@ -281,6 +288,8 @@ def decode(place: Place, payload: bytes) -> Message:
         )
     try:
         message: Any
+        if place.kind != "up/chunk" and len(payload) > CONTROL_BYTES_AT_MOST:
+            raise ValueError(f"{len(payload)} bytes, of at most {CONTROL_BYTES_AT_MOST}")
         if place.kind == "up/chunk":
             (length,) = _LENGTH.unpack_from(payload)
             message = Chunk(decoder.decode(payload[2 : 2 + length]), payload[2 + length :])

@@ -13,6 +13,8 @@ from ..errors import TopicError
 
 VERSION = "v1"
 _NAME = re.compile(r"[a-z0-9-]{1,48}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_NUMBER = re.compile(r"[0-9]{1,9}")
 
 
 def check_name(name: str, *, what: str) -> str:
@@ -89,7 +91,7 @@ class Topics:
                 return Place(kind="coordinator")
             case ["all", "release", channel]:
                 return Place(kind="release", channel=channel)
-            case ["all", "blob", sha256, number] if number.isascii() and number.isdigit():
+            case ["all", "blob", sha256, number] if _SHA256.fullmatch(sha256) and _NUMBER.fullmatch(number):
                 return Place(kind="blob", sha256=sha256, chunk=int(number))
             case ["d", device, "state"] if _NAME.fullmatch(device):
                 return Place(kind="state", device=device)

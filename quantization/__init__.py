@@ -4,7 +4,24 @@ from __future__ import annotations
 
 from .comparison import Comparison, Score, compare
 from .converter import Converter, convert
+from .fine_tuning import fine_tune
+from .gate import Gate, Rung
 from .recipes import Recipe
 from .release import Release, build_release
+from .sensitivity import LayerCost, layer_costs
 
-__all__ = ["Comparison", "Converter", "Recipe", "Release", "Score", "build_release", "compare", "convert"]
+__all__ = [
+    "Comparison",
+    "Converter",
+    "Gate",
+    "LayerCost",
+    "Recipe",
+    "Release",
+    "Rung",
+    "Score",
+    "build_release",
+    "compare",
+    "convert",
+    "fine_tune",
+    "layer_costs",
+]

@@ -65,7 +65,7 @@ class Comparison:
 
 def compare(
     model: keras.Model,
-    files: Mapping[str, bytes | Path],
+    files: Mapping[str, bytes] | Mapping[str, Path],
     x: Array | Sequence[Array],
     y: Array,
     *,

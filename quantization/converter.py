@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -24,7 +25,7 @@ from .recipes import Recipe
 
 Array = NDArray[Any]
 
-_CLOSE_SECONDS = 10.0
+_CLOSE_SECONDS = 1.0
 _ENVIRONMENT = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2"}
 
 
@@ -43,6 +44,7 @@ class Converter:
         """Starts the process without waiting for it."""
         if self._process is not None and self._process.poll() is None:
             return
+        self._end()
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", f"{__package__}.worker"],
@@ -81,16 +83,7 @@ class Converter:
 
     def close(self) -> None:
         """Ends the process and removes its files."""
-        process, self._process = self._process, None
-        if process is not None:
-            assert process.stdin is not None and process.stdout is not None
-            process.stdin.close()
-            try:
-                process.wait(_CLOSE_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            process.stdout.close()
+        self._end()
         self._folder.cleanup()
 
     def __enter__(self) -> Self:
@@ -121,7 +114,7 @@ class Converter:
         except BrokenPipeError:
             line = ""
         if not line:
-            code = process.wait()
+            code = self._end()
             end = signal.Signals(-code).name if code < 0 else f"exit code {code}"
             raise ConverterError(
                 f"The TFLite converter crashed on the model {model!r} ({end}). {self._last_words()}",
@@ -131,6 +124,22 @@ class Converter:
         if error is not None:
             words = " ".join(error.split())[:1000].rstrip(".")
             raise ConverterError(f"The TFLite converter refused the model {model!r}: {words}.", model=model)
+
+    def _end(self) -> int:
+        """Ends the process, if there is one, and returns its exit code."""
+        process, self._process = self._process, None
+        if process is None:
+            return 0
+        assert process.stdin is not None and process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
+        try:
+            process.wait(_CLOSE_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        process.stdout.close()
+        return process.returncode
 
     def _last_words(self) -> str:
         lines = self._log.read_text(errors="replace").strip().splitlines()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +57,7 @@ def freeze(model: keras.Model, folder: Path, recipe: Recipe) -> None:
         return dict(zip(_names("output", "output", len(flat)), flat, strict=True))
 
     module = tf.Module()
-    with convertible_recurrence(unroll=recipe.activations != "float32"):
+    with convertible_recurrence(fuse=recipe.fuses_lstm, unroll=recipe.needs_calibration):
         module.infer = tf.function(infer, autograph=False)
         function = module.infer.get_concrete_function(**specs)
         tf.saved_model.save(module, str(folder), signatures={SIGNATURE: function})
@@ -102,8 +101,3 @@ def _inputs(model: keras.Model) -> list[Any]:
 
 def _names(one: str, many: str, count: int) -> tuple[str, ...]:
     return (one,) if count == 1 else tuple(f"{many}{number}" for number in range(count))
-
-
-def safe_name(name: str) -> str:
-    """A model's name as a file name."""
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-") or "model"

@@ -23,8 +23,8 @@ class Recipe:
 
     name: str
     title: str
-    weights: Literal["float32", "int8"]
-    activations: Literal["float32", "int8"]
+    weights: Literal["float32", "float16", "int8", "int4"]
+    activations: Literal["float32", "int8", "int16"]
     kind: Kind
 
     @property
@@ -32,12 +32,23 @@ class Recipe:
         """Whether the ranges of the activations must be measured on examples."""
         return self.activations != "float32"
 
+    @property
+    def fuses_lstm(self) -> bool:
+        """Whether the fused LSTM operator has kernels for these types; it has none for int16 activations."""
+        return self.activations != "int16"
+
 
 _RECIPES = {
     recipe.name: recipe
     for recipe in (
         Recipe("float32", "everything in float32: the numbers of Keras", "float32", "float32", "float32"),
+        Recipe("float16", "weights in float16, computed in float32", "float16", "float32", "float16"),
+        Recipe(
+            "dynamic", "weights in int8, activations quantized as they come", "int8", "float32", "dynamic"
+        ),
         Recipe("int8", "full int8: weights, activations, inputs and outputs", "int8", "int8", "int8"),
+        Recipe("int16x8", "weights in int8, activations in int16", "int8", "int16", "int16x8"),
+        Recipe("int4", "weights in int4, computed in float32; LiteRT only", "int4", "float32", "int4"),
     )
 }
 

@@ -20,13 +20,14 @@ import tensorflow as tf
 
 
 @contextlib.contextmanager
-def convertible_recurrence(*, unroll: bool) -> Iterator[None]:
+def convertible_recurrence(*, fuse: bool, unroll: bool) -> Iterator[None]:
     """While a model is traced in here, its recurrent layers take a form that the converter knows.
 
     Outside it Keras is as it was. Not for two threads at once.
 
     Args:
-        unroll: Whether to unroll what cannot be fused, which int8 needs; otherwise it stays a loop.
+        fuse: Whether to fuse the LSTMs that can be.
+        unroll: Whether to unroll what is not fused, which calibration needs; otherwise it stays a loop.
     """
     lstm_call, rnn_call = keras.layers.LSTM.call, keras.layers.RNN.call
     numbers = itertools.count()
@@ -48,7 +49,8 @@ def convertible_recurrence(*, unroll: bool) -> Iterator[None]:
         finally:
             layer.unroll = before
 
-    keras.layers.LSTM.call = fused_call
+    if fuse:
+        keras.layers.LSTM.call = fused_call
     if unroll:
         keras.layers.RNN.call = unrolled_call
     try:

@@ -6,10 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -18,22 +15,22 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ManifestError, ReleaseError
+from ..errors import ReleaseBuildError
 from ..hardware import interpreter, vela
 from ..hardware.targets import Target
 from ..hardware.targets import load as load_target
 from ..protocol import manifest as manifests
 from ..protocol.manifest import Kind, Manifest, ModelFile, Preprocessing, Signature, Tensor
 from ..protocol.signatures import SigningKey, sign_manifest
-from . import fused_file
+from . import fused_file, release_folder
 from .comparison import Comparison, compare
 from .converter import Converter, convert
+from .golden import FILE, write_golden
 from .recipes import Recipe
 from .recipes import get as get_recipe
 
 Array = NDArray[Any]
 
-MANIFEST = "manifest.json"
 _TOOLS = ("hedgerow", "tensorflow", "keras", "numpy", "ai-edge-litert", "ethos-u-vela")
 
 
@@ -44,7 +41,8 @@ class Release:
     Attributes:
         folder: `<name>-<version>`, with every file and `manifest.json`.
         manifest: What `manifest.json` says.
-        files: Path of each file: `trainable`, the recipes' names, and the targets' names for compiled ones.
+        files: Path of each file: `trainable`, the recipes' names, `golden`, and the targets' names for
+            compiled ones.
         comparison: Keras against the files on the held-out examples; None without any.
         compiled: Vela's report for each target that it compiled for.
     """
@@ -94,23 +92,26 @@ def build_release(
         converter: A running converter, to save the start of a process.
 
     Raises:
-        ReleaseError: The version is not newer than what is there, the test examples are calibration
+        ReleaseBuildError: The version is not newer than what is there, the test examples are calibration
             examples, or the disk failed.
         QuantizationError: A recipe cannot convert the model.
         CompilerError: A target's compiler failed.
     """
-    destination = _destination(Path(folder), name, version)
+    destination = release_folder.destination_of(Path(folder), name, version)
     chosen_targets = [load_target(target) for target in targets]
     chosen_recipes = _recipes(recipes, chosen_targets)
     _check_disjoint(calibration, test)
-    with _aside(destination) as aside:
+    with release_folder.aside(destination) as aside:
         files = {"trainable": aside / "trainable.tflite"} if trainable is not None else {}
         if trainable is not None:
-            _write(files["trainable"], trainable)
+            release_folder.write(files["trainable"], trainable)
         for recipe in chosen_recipes:
             files[recipe.name] = aside / f"{recipe.name}.tflite"
-            _write(files[recipe.name], convert(model, recipe, calibration=calibration, converter=converter))
+            release_folder.write(
+                files[recipe.name], convert(model, recipe, calibration=calibration, converter=converter)
+            )
         comparison = compare(model, _inference(files), *test) if test is not None else None
+        golden = _golden(aside, _inference(files), calibration, test)
         compiled = {
             target.name: _compile(target, files["int8"], aside)
             for target in chosen_targets
@@ -120,6 +121,8 @@ def build_release(
         entries += [
             _compiled_entry(aside / f"{target}.tflite", target, report) for target, report in compiled.items()
         ]
+        if golden is not None:
+            entries.append(_plain_entry(golden, "golden"))
         manifest = Manifest(
             name=name,
             version=version,
@@ -132,64 +135,19 @@ def build_release(
             minimum_agent=minimum_agent,
             tools=_versions(),
         )
-        _write(aside / MANIFEST, sign_manifest(manifest, key) if key else manifests.encode(manifest))
-    names = {**files, **{target: Path(f"{target}.tflite") for target in compiled}}
-    return Release(
-        destination,
-        manifest,
-        {key: destination / path.name for key, path in names.items()},
-        comparison,
-        compiled,
-    )
-
-
-def _destination(folder: Path, name: str, version: str) -> Path:
-    """Where the release will be, after a check that its version goes up."""
-    wanted = manifests.parse_version(version)
-    for other in folder.glob(f"{name}-*/{MANIFEST}"):
-        found = other.parent.name.removeprefix(f"{name}-")
-        with contextlib.suppress(ManifestError):
-            if manifests.parse_version(found) >= wanted:
-                raise ReleaseError(
-                    f"Expected a version above {found}, which is in {str(folder)!r}; received {version}."
-                )
-    return folder / f"{name}-{version}"
-
-
-@contextlib.contextmanager
-def _aside(destination: Path) -> Iterator[Path]:
-    """A folder that becomes `destination` if nothing fails, and vanishes otherwise."""
-    try:
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=".building-", dir=destination.parent))
-    except OSError as error:
-        raise ReleaseError(f"Cannot write to {str(destination.parent)!r}: {error.strerror}.") from error
-    try:
-        yield aside
-        aside.chmod(0o755)
-        _sync(aside)
-        aside.rename(destination)
-        _sync(destination.parent)
-    except OSError as error:
-        raise ReleaseError(f"Cannot write the release {destination.name!r}: {error.strerror}.") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-def _write(path: Path, content: str | Path | bytes) -> None:
-    data = content if isinstance(content, bytes) else Path(content).read_bytes()
-    with path.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        release_folder.write(
+            aside / release_folder.MANIFEST,
+            sign_manifest(manifest, key) if key else manifests.encode(manifest),
+        )
+    placed = {kind: destination / path.name for kind, path in files.items()}
+    reports = {
+        target: dataclasses.replace(report, output=destination / report.output.name)
+        for target, report in compiled.items()
+    }
+    if golden is not None:
+        placed["golden"] = destination / golden.name
+    placed |= {target: report.output for target, report in reports.items()}
+    return Release(destination, manifest, placed, comparison, reports)
 
 
 def _recipes(names: Sequence[str | Recipe], targets: Sequence[Target]) -> list[Recipe]:
@@ -207,7 +165,7 @@ def _check_disjoint(
         return
     calibrated, tested = (_digests(examples) for examples in (calibration, test[0]))
     if shared := len(calibrated & tested):
-        raise ReleaseError(
+        raise ReleaseBuildError(
             f"Expected test examples that calibration has not seen, received {shared} that are in both.",
             remedy="Split the data before you pass it on.",
         )
@@ -218,8 +176,23 @@ def _digests(examples: Array | Sequence[Array]) -> set[bytes]:
     return {hashlib.sha256(np.ascontiguousarray(one, np.float32).tobytes()).digest() for one in first}
 
 
-def _inference(files: Mapping[str, Path]) -> dict[str, bytes | Path]:
+def _inference(files: Mapping[str, Path]) -> dict[str, Path]:
     return {kind: path for kind, path in files.items() if kind != "trainable"}
+
+
+def _golden(
+    aside: Path,
+    files: Mapping[str, Path],
+    calibration: Array | Sequence[Array] | None,
+    test: tuple[Array | Sequence[Array], Array] | None,
+) -> Path | None:
+    """Writes golden vectors for files with one input; None without examples, files or with several inputs."""
+    examples = test[0] if test is not None else calibration
+    if examples is None or not files or not hasattr(examples, "shape"):
+        return None
+    path = aside / FILE
+    write_golden(path, files, np.asarray(examples))
+    return path
 
 
 def _compile(target: Target, int8: Path, aside: Path) -> vela.VelaReport:
@@ -244,21 +217,29 @@ def _entry(path: Path, kind: str, targets: Sequence[Target], comparison: Compari
     )
 
 
-def _compiled_entry(path: Path, target: str, report: vela.VelaReport) -> ModelFile:
+def _plain_entry(
+    path: Path, kind: Kind, *, targets: tuple[str, ...] = (), metrics: dict[str, float] | None = None
+) -> ModelFile:
+    """The entry of a file that no interpreter here reads."""
     data = path.read_bytes()
     return ModelFile(
         name=path.name,
-        kind="compiled",
+        kind=kind,
         size=len(data),
         sha256=hashlib.sha256(data).hexdigest(),
-        targets=(target,),
-        metrics={
-            "npu_percent": report.npu_percent,
-            "cycles": float(report.cycles),
-            "sram_kib": report.sram_kib,
-            "flash_kib": report.flash_kib,
-        },
+        targets=targets,
+        metrics=metrics or {},
     )
+
+
+def _compiled_entry(path: Path, target: str, report: vela.VelaReport) -> ModelFile:
+    metrics = {
+        "npu_percent": report.npu_percent,
+        "cycles": float(report.cycles),
+        "sram_kib": report.sram_kib,
+        "flash_kib": report.flash_kib,
+    }
+    return _plain_entry(path, "compiled", targets=(target,), metrics=metrics)
 
 
 def _signatures(data: bytes) -> dict[str, Signature]:

@@ -16,6 +16,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+_OPERATORS = {
+    "int8": tf.lite.OpsSet.TFLITE_BUILTINS_INT8,
+    "int16": tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8,
+}
+
 
 def main() -> None:
     """Answers jobs until the input ends, which it does when the parent does."""
@@ -38,15 +43,28 @@ def _convert(job: dict[str, Any]) -> bytes:
     converter = tf.lite.TFLiteConverter.from_saved_model(
         job["saved_model"], signature_keys=[job["signature"]]
     )
-    if job["weights"] == "int8":
+    weights, activations = job["weights"], job["activations"]
+    if weights in ("float16", "int8"):
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    if job["activations"] == "int8":
+    if weights == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    if activations == "float32":
+        # FULLY_CONNECTED per channel is version 12, which tflite-runtime 2.14 does not load.
+        converter._experimental_disable_per_channel_quantization_for_dense_layers = True
+    else:
         converter.representative_dataset = _examples(job["calibration"])
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-        converter.inference_input_type = tf.int8
-        converter.inference_output_type = tf.int8
+        converter.target_spec.supported_ops = [_OPERATORS[activations]]
+        converter.inference_input_type = converter.inference_output_type = tf.dtypes.as_dtype(activations)
     data: bytes = converter.convert()
-    return data
+    return _int4(data) if weights == "int4" else data
+
+
+def _int4(data: bytes) -> bytes:
+    """Weights of a float file in int4, one scale per channel, made float again before each operator."""
+    from ai_edge_quantizer import quantizer, recipe
+
+    quantizing = quantizer.Quantizer(bytearray(data), recipe.weight_only_wi4_afp32())
+    return bytes(quantizing.quantize().quantized_model)
 
 
 def _examples(path: str) -> Callable[[], Iterator[dict[str, Any]]]:

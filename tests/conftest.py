@@ -10,12 +10,16 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from hedgerow.broker import free_port
 from hedgerow.processes import wait_for_port
+
+if TYPE_CHECKING:
+    from hedgerow.quantization import Converter
 
 Tensors = dict[str, np.ndarray]
 Calls = Sequence[tuple[str, Tensors]]
@@ -89,3 +93,12 @@ def broker_url(request: pytest.FixtureRequest) -> str:
     """The address of each broker in turn."""
     url: str = request.getfixturevalue(request.param)
     return url
+
+
+@pytest.fixture(scope="session")
+def converter() -> Iterator[Converter]:
+    """One converter process for all tests: it takes seconds to start."""
+    from hedgerow.quantization import Converter
+
+    with Converter() as running:
+        yield running

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from hedgerow.coordinator import flower
-from hedgerow.coordinator.journal import Journal, PhaseRecord, RoundRecord
+from hedgerow.coordinator.journal import Journal
+from hedgerow.coordinator.records import PhaseRecord, RoundRecord
 from hedgerow.coordinator.strategy_state import restore_state, save_state
 from hedgerow.errors import JournalError
 from hedgerow.protocol.messages import BlobReference, Update
@@ -26,17 +27,17 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     opened = PhaseRecord(round=1, phase="train", weights=BLOB, available=("a", "b"))
     journal.put_phase(opened)
-    journal.put_update("train", update(1))
-    journal.put_update("train", update(1))
-    journal.put_update("train", update(2))
+    journal.put_updates("train", [update(1)])
+    journal.put_updates("train", [update(1)])
+    journal.put_updates("train", [update(2)])
     journal.close()
     again = Journal(tmp_path)
     assert again.phase(1, "train") == opened
     assert again.phase(1, "evaluate") is None
     assert again.updates(1, "train") == (update(1), update(2))
     assert again.updates(1, "evaluate") == ()
-    assert again.has_update("t-2")
-    assert not again.has_update("t-3")
+    assert again.update("t-2") == update(2)
+    assert again.update("t-3") is None
     again.close()
 
 
@@ -93,7 +94,7 @@ number = 0
 while True:
     number += 1
     update = Update(device="d", incarnation=1, counter=number, task=f"t-{number}", round=1, num_examples=3)
-    journal.put_update("train", update)
+    journal.put_updates("train", [update])
     print(number, flush=True)
 """
 

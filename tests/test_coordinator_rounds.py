@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from types import MappingProxyType
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hedgerow.coordinator import rounds
-from hedgerow.coordinator.rounds import (
+from hedgerow.coordinator import round_events, rounds
+from hedgerow.coordinator.policy import TargetOrDeadline
+from hedgerow.coordinator.round_events import (
     Ask,
-    Assignment,
     ChunkStored,
     Close,
     DeviceOffline,
     DeviceOnline,
     GrantChunks,
-    Phase,
     Settle,
-    Status,
     Store,
     TaskAccepted,
     TaskFailed,
@@ -27,20 +25,23 @@ from hedgerow.coordinator.rounds import (
     UpdateStored,
     Withdraw,
 )
+from hedgerow.coordinator.rounds import Assignment, Phase, Status
 from hedgerow.protocol.messages import BlobReference, Update
 
 BLOB = BlobReference(sha256="0" * 64, size=6 * 65536, codec="f32")
 
 
-def phase(*devices: str, target: int | None = None, uploads: int = 8, online: bool = True) -> Phase:
-    assignments = {f"t-{device}": Assignment(f"t-{device}", device) for device in devices}
-    return Phase(
-        assignments=MappingProxyType(assignments),
-        deadline=100.0,
-        target=len(devices) if target is None else target,
-        uploads=uploads,
-        online=frozenset(devices) if online else frozenset(),
-    )
+def phase(
+    *devices: str,
+    target: int | None = None,
+    uploads: int = 8,
+    online: bool = True,
+    seconds: float = float("inf"),
+) -> Phase:
+    assignments = [Assignment(f"t-{device}", device, seconds=seconds) for device in devices]
+    policy = TargetOrDeadline(target=len(devices) if target is None else target, seconds=100.0)
+    made = Phase.of(assignments, policy=policy, now=0.0, uploads=uploads)
+    return replace(made, online=frozenset(devices) if online else frozenset())
 
 
 def update(device: str, *, weights: BlobReference | None = BLOB) -> Update:
@@ -49,8 +50,10 @@ def update(device: str, *, weights: BlobReference | None = BLOB) -> Update:
     )
 
 
-def run(state: Phase, *events: rounds.Event, now: float = 1.0) -> tuple[Phase, list[rounds.Action]]:
-    done: list[rounds.Action] = []
+def run(
+    state: Phase, *events: round_events.Event, now: float = 1.0
+) -> tuple[Phase, list[round_events.Action]]:
+    done: list[round_events.Action] = []
     for event in events:
         state, actions = rounds.step(state, event, now)
         done.extend(actions)
@@ -113,7 +116,7 @@ def test_uploads_are_bounded_and_the_next_one_starts_when_one_ends() -> None:
     )
     assert actions == [GrantChunks("t-a", (0,))]
     state, actions = run(state, ChunkStored("t-a", ()), UpdateStored("t-a"))
-    assert actions == [Store("t-a"), Settle("a", "t-a", accepted=True), GrantChunks("t-b", (0,))]
+    assert actions == [Store("t-a"), GrantChunks("t-b", (0,)), Settle("a", "t-a", accepted=True)]
 
 
 def test_an_upload_of_a_device_that_went_away_frees_its_place() -> None:
@@ -127,7 +130,7 @@ def test_an_upload_of_a_device_that_went_away_frees_its_place() -> None:
 
 def test_a_stalled_upload_is_granted_again() -> None:
     state, _ = run(phase("a"), UpdateAnnounced(update("a"), (0, 1)))
-    state, actions = run(state, Tick(), now=1.0 + rounds.GRANT_AGAIN_SECONDS)
+    state, actions = run(state, Tick(), now=1.0 + rounds.GRANT_AGAIN_SECONDS[0])
     assert actions == [GrantChunks("t-a", (0, 1))]
 
 
@@ -148,7 +151,7 @@ def test_a_task_that_was_not_accepted_is_asked_again_after_a_while() -> None:
 def test_the_deadline_closes_with_what_there_is() -> None:
     state, _ = run(phase("a", "b"), UpdateAnnounced(update("a", weights=None), ()), UpdateStored("t-a"))
     state, actions = run(state, Tick(), now=100.0)
-    assert actions == [Withdraw("t-b"), Close("deadline")]
+    assert actions == [Close("deadline"), Withdraw("t-b")]
     state, actions = run(state, UpdateAnnounced(update("b", weights=None), ()), now=101.0)
     assert [(a.task, a.accepted) for a in actions if isinstance(a, Settle)] == [("t-b", False)]
     assert len(state.stored) == 1, "nothing counts after the close"
@@ -157,7 +160,7 @@ def test_the_deadline_closes_with_what_there_is() -> None:
 def test_the_target_closes_before_the_stragglers() -> None:
     events = (UpdateAnnounced(update("a", weights=None), ()), UpdateStored("t-a"))
     _, actions = run(phase("a", "b", target=1), *events)
-    assert actions[-2:] == [Withdraw("t-b"), Close("target")]
+    assert actions[-2:] == [Close("target"), Withdraw("t-b")]
 
 
 def test_it_closes_when_every_device_failed() -> None:
@@ -172,9 +175,60 @@ def test_a_refused_update_is_said_to_its_device_alone() -> None:
     assert status(state, "b") is Status.ASKED
 
 
+def test_a_device_with_a_new_disk_is_asked_from_the_beginning() -> None:
+    state, _ = run(phase("a"), UpdateAnnounced(update("a"), (0, 1)))
+    same, actions = run(state, DeviceOnline("a", frozenset({"t-a"})))
+    assert actions == [GrantChunks("t-a", (0, 1))]
+    state, actions = run(same, DeviceOnline("a", frozenset()))
+    assert (actions, status(state, "a")) == ([Ask("t-a")], Status.ASKED)
+
+
+def test_an_update_that_was_trained_again_takes_the_place_of_the_first() -> None:
+    other = BlobReference(sha256="1" * 64, size=65536, codec="f32")
+    state, _ = run(phase("a"), UpdateAnnounced(update("a"), (0, 1)))
+    state, actions = run(state, UpdateAnnounced(update("a", weights=other), (0,)))
+    assert actions == [GrantChunks("t-a", (0,))]
+    assert state.assignments["t-a"].update == update("a", weights=other)
+
+
+def test_a_stalled_upload_lets_others_pass_and_waits_longer_each_time() -> None:
+    state, _ = run(
+        phase("a", "b", uploads=1), UpdateAnnounced(update("a"), (0,)), UpdateAnnounced(update("b"), (0,))
+    )
+    state, actions = run(state, Tick(), now=11.0)
+    assert actions == [GrantChunks("t-b", (0,))]
+    state, actions = run(state, Tick(), now=21.0)
+    assert actions == [GrantChunks("t-a", (0,))]
+    state, actions = run(state, ChunkStored("t-a", ()), UpdateStored("t-a"), now=22.0)
+    assert actions == [Store("t-a"), GrantChunks("t-b", (0,)), Settle("a", "t-a", accepted=True)]
+    state, actions = run(state, Tick(), now=41.0)
+    assert actions == [], "the second wait of b is 20 s"
+    state, actions = run(state, Tick(), now=42.0)
+    assert actions == [GrantChunks("t-b", (0,))]
+
+
+def test_a_device_has_a_deadline_of_its_own() -> None:
+    state, _ = run(phase("a", "b", seconds=30.0), UpdateAnnounced(update("a", weights=None), ()))
+    state, _ = run(state, UpdateStored("t-a"))
+    state, actions = run(state, Tick(), now=30.0)
+    assert actions == [Withdraw("t-b"), Close("all ended")]
+
+
+def test_what_is_complete_at_the_deadline_counts() -> None:
+    state, _ = run(phase("a", "b"), UpdateAnnounced(update("a", weights=None), ()))
+    state, actions = run(state, Tick(), now=100.0)
+    assert Close("deadline") not in actions
+    state, actions = run(state, UpdateStored("t-a"), now=100.0)
+    assert actions == [Settle("a", "t-a", accepted=True), Close("deadline"), Withdraw("t-b")]
+
+
 EVENTS = st.one_of(
     st.just(Tick()),
-    st.builds(DeviceOnline, st.sampled_from("abc")),
+    st.builds(
+        DeviceOnline,
+        st.sampled_from("abc"),
+        st.sampled_from((None, frozenset(), frozenset({"t-a", "t-b", "t-c"}))),
+    ),
     st.builds(DeviceOffline, st.sampled_from("abc")),
     st.builds(TaskAccepted, st.sampled_from(("t-a", "t-b", "t-x"))),
     st.builds(
@@ -190,7 +244,7 @@ EVENTS = st.one_of(
 
 @given(st.lists(EVENTS, max_size=40), st.integers(1, 3), st.integers(1, 2))
 def test_whatever_happens_an_update_counts_once_and_never_after_the_close(
-    events: list[rounds.Event], target: int, uploads: int
+    events: list[round_events.Event], target: int, uploads: int
 ) -> None:
     state = phase("a", "b", "c", target=target, uploads=uploads)
     counted: list[str] = []

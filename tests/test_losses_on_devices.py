@@ -30,6 +30,7 @@ CASES = {
     "semihard": (losses.get("triplet", mining="semihard"), (BATCH, 4), False),
     "contrastive": (losses.get("contrastive"), (BATCH, 4), False),
     "ctc": (losses.get("ctc", max_label_length=4), (BATCH, 12, 5), True),
+    "ctc_looped": (losses.get("ctc", max_label_length=3), (BATCH, 130, 4), True),
     "ctc_last_blank": (losses.get("ctc", max_label_length=2, blank_index=4), (BATCH, 9, 5), True),
 }
 

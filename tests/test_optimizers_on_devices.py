@@ -13,6 +13,17 @@ from hedgerow.models import optimizers
 SHAPES = ((6, 5), (5,), (3, 2, 2, 4), (2, 2, 2, 3, 2))
 STEPS = 50
 
+FAULTS = {
+    3: ("g3", [np.inf]),
+    7: ("loss", [np.nan]),
+    11: ("g0", [np.inf, -np.inf]),
+    13: ("g2", [np.nan]),
+    17: ("loss", [-np.inf]),
+    19: ("learning_rate", [np.nan]),
+    29: ("g1", [-np.inf] * 5),
+}
+"""Steps that must be undone: the input that is not finite, and its first values."""
+
 OPTIMIZERS = {
     "sgd": optimizers.get("sgd"),
     "momentum": optimizers.get("momentum", global_clipnorm=0.7),
@@ -76,19 +87,19 @@ def convert(module: Steps, file: Path) -> Path:
 
 
 def calls_of(optimizer: optimizers.Optimizer) -> list[tuple[str, dict[str, np.ndarray]]]:
-    """Steps with weights in between; two that must be undone; a reset, and more steps."""
-    calls = []
+    """Steps, with the weights before and after each that must be undone; a reset, and more steps."""
+    calls: list[tuple[str, dict[str, np.ndarray]]] = []
     for step in range(STEPS):
         inputs = {f"g{i}": gradient for i, gradient in enumerate(arrays(step + 1, scale=0.3))}
         values = {"learning_rate": 0.05, "proximal_mu": 0.1}
         inputs |= {name: np.float32(values[name]) for name in optimizer.inputs()} | {"loss": np.float32(1)}
-        if step == 3:
-            inputs["g3"] = np.full_like(inputs["g3"], np.inf)
-        if step == 7:
-            inputs["loss"] = np.float32(np.nan)
-        calls.append(("train", inputs))
-        if step in (0, 2, 3, 6, 7):
-            calls.append(("get", {}))
+        if step not in FAULTS:
+            calls.append(("train", inputs))
+        else:
+            name, values = FAULTS[step]
+            inputs[name] = np.array(inputs[name])
+            inputs[name].flat[: len(values)] = values
+            calls += [("get", {}), ("train", inputs), ("get", {})]
         if step == 25:
             calls.append(("reset", {}))
     return [*calls, ("get", {})]
@@ -112,10 +123,10 @@ def test_both_runtimes_follow_tensorflow_for_fifty_steps(tmp_path: Path, device_
                         output[key], value, rtol=1e-5, atol=1e-6, err_msg=f"{runtime} {name} {key}"
                     )
             finite = [float(output["finite"]) for output in outputs if "finite" in output]
-            assert [step for step, flag in enumerate(finite) if flag == 0.0] == [3, 7]
+            assert [step for step, flag in enumerate(finite) if flag == 0.0] == list(FAULTS)
             weights = [output for output in outputs if "w0" in output]
-            for before, after in ((1, 2), (3, 4)):
-                assert all(np.array_equal(weights[before][key], weights[after][key]) for key in weights[0])
+            for before, after in zip(weights[:-1:2], weights[1::2], strict=True):
+                assert all(np.array_equal(before[key], after[key]) for key in before)
 
 
 def test_slots_and_anchors_take_no_room_in_the_file(tmp_path: Path) -> None:

@@ -60,6 +60,23 @@ def test_a_spoilt_chunk_is_found_out_and_all_are_fetched_again(tmp_path: Path) -
     assert store.missing(BLOB) == (0, 1, 2, 3, 4)
 
 
+def test_killed_between_the_last_chunk_and_the_whole(tmp_path: Path) -> None:
+    folder = tmp_path / "partial" / BLOB.sha256
+    folder.mkdir(parents=True)
+    for number, chunk in enumerate(CHUNKS):
+        (folder / str(number)).write_bytes(chunk)
+    store = BlobStore(tmp_path)
+    assert store.missing(BLOB) == ()
+    assert store.read(BLOB) == DATA
+
+
+def test_a_chunk_that_a_power_loss_cut_short_is_missing(tmp_path: Path) -> None:
+    store = BlobStore(tmp_path)
+    store.add_chunk(BLOB, 0, CHUNKS[0])
+    (tmp_path / "partial" / BLOB.sha256 / "0").write_bytes(b"")
+    assert store.missing(BLOB) == (0, 1, 2, 3, 4)
+
+
 def test_a_file_that_the_disk_changed_is_found_out(tmp_path: Path) -> None:
     store = BlobStore(tmp_path)
     blob = store.put(DATA)

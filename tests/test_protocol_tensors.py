@@ -32,7 +32,7 @@ def test_garbage(data: bytes) -> None:
 
 
 def test_another_type() -> None:
-    with pytest.raises(TensorsError, match="Expected float32 in tensor 'w', received float64"):
+    with pytest.raises(TensorsError, match="Expected float32 or float16 in tensor 'w', received float64"):
         decode(save({"w": np.zeros(2)}))
 
 
@@ -58,3 +58,18 @@ def test_what_is_not_like_the_template(change: dict[str, np.ndarray | None], wor
     weights = {name: value for name, value in (TEMPLATE | change).items() if value is not None}
     with pytest.raises(TensorsError, match=words):
         check_like(weights, TEMPLATE)
+
+
+def test_half_the_bytes_and_float32_again() -> None:
+    weights = {"w": np.array([[0.5, -1.25], [3.0, 1e-3]], np.float32)}
+    half = decode(encode(weights, "f16"))
+    assert half["w"].dtype == np.float32
+    np.testing.assert_array_equal(half["w"][0], [0.5, -1.25])
+    assert abs(half["w"][1, 1] - 1e-3) < 1e-6
+
+
+def test_a_number_that_the_codec_cannot_hold() -> None:
+    with pytest.raises(TensorsError, match="fit f16 in tensor 'w'"):
+        encode({"w": np.array([7e4], np.float32)}, "f16")
+    with pytest.raises(TensorsError, match="Expected a codec for tensors"):
+        encode({"w": np.array([1.0], np.float32)}, "file")

@@ -28,7 +28,7 @@ def test_round_trip_and_at_most_eight_levels(fleet: str, device: str, chunk: int
     assert topics.parse(topics.state(device)) == Place(kind="state", device=device)
     assert topics.parse(topics.up(device, "update")) == Place(kind="up/update", device=device)
     assert topics.parse(topics.down(device, "task")) == Place(kind="down/task", device=device)
-    assert topics.parse(topics.chunk("0f", chunk)) == Place(kind="blob", sha256="0f", chunk=chunk)
+    assert topics.parse(topics.chunk("0f" * 32, chunk)) == Place(kind="blob", sha256="0f" * 32, chunk=chunk)
     for topic in (topics.up(device, "update"), topics.chunk("0" * 64, chunk), topics.release("stable")):
         assert topic.count("/") <= 7
 
@@ -48,5 +48,6 @@ def test_names_that_cannot_stand_in_a_topic(name: str) -> None:
 def test_a_device_of_another_fleet_or_with_a_bad_name_is_not_ours() -> None:
     assert TOPICS.parse("hedgerow/v1/farm-8/d/d1/state") is None
     assert TOPICS.parse("hedgerow/v1/farm-7/d/BAD/state") is None
-    assert TOPICS.parse("hedgerow/v1/farm-7/all/blob/ab/-1") is None
-    assert TOPICS.parse("hedgerow/v1/farm-7/all/blob/ab/²") is None
+    for number in ("-1", "²", "9" * 5000, ""):
+        assert TOPICS.parse(f"hedgerow/v1/farm-7/all/blob/{'ab' * 32}/{number}") is None
+    assert TOPICS.parse("hedgerow/v1/farm-7/all/blob/ab/1") is None

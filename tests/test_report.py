@@ -84,6 +84,11 @@ def sample(**changes: object) -> reports.Report:
     return msgspec.structs.replace(record, **changes)
 
 
+@pytest.fixture(scope="module")
+def page() -> str:
+    return reports.html(sample())
+
+
 class Elements(HTMLParser):
     """Collects what a page is made of, and fails on elements closed in the wrong order."""
 
@@ -147,24 +152,23 @@ def test_writing_leaves_two_files_and_no_draft(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "report.json"]
 
 
-def test_page_stands_alone() -> None:
-    page = Elements(reports.html(sample()))
-    assert {"script", "link", "img", "iframe"}.isdisjoint(page.names)
-    assert all(address.startswith("#") for address in page.addresses)
-    assert len(page.ids) == len(set(page.ids)), "two elements of one page have the same id"
-    assert {address[1:] for address in page.addresses} <= set(page.ids)
-    assert page.names.count("svg") == 7
+def test_page_stands_alone(page: str) -> None:
+    elements = Elements(page)
+    assert {"script", "link", "img", "iframe"}.isdisjoint(elements.names)
+    assert all(address.startswith("#") for address in elements.addresses)
+    assert len(elements.ids) == len(set(elements.ids)), "two elements of one page have the same id"
+    assert {address[1:] for address in elements.addresses} <= set(elements.ids)
+    assert elements.names.count("svg") == 7
 
 
-def test_page_takes_its_colours_from_the_reader() -> None:
-    page = reports.html(sample())
+def test_page_takes_its_colours_from_the_reader(page: str) -> None:
     assert "prefers-color-scheme: dark" in page
     assert "currentColor" in page
     assert not re.search(r"#0[123]0[123]0[123]", page), "a stand-in colour was left"
 
 
-def test_page_shows_the_numbers() -> None:
-    text = " ".join(Elements(reports.html(sample())).text.split())
+def test_page_shows_the_numbers(page: str) -> None:
+    text = " ".join(Elements(page).text.split())
     for shown in (
         "90.0 %",
         "+5.0 points",
@@ -193,11 +197,15 @@ def test_page_escapes_what_it_shows() -> None:
 
 
 def test_people_are_shown_where_known() -> None:
-    group = reports.Group(
-        group="person-03", central=True, examples=9, accuracy_before=0.9, accuracy_after=0.88
+    groups = (
+        reports.Group(group="3", central=True, examples=9, accuracy_before=0.9, accuracy_after=0.88),
+        reports.Group(group="4", central=False, examples=10, accuracy_before=0.5, accuracy_after=0.6),
+        reports.Group(group="5", central=False, examples=30, accuracy_before=0.7, accuracy_after=0.8),
     )
-    page = Elements(reports.html(sample(per_group=(group,))))
-    assert "person-03 (central)" in page.text
+    page = Elements(reports.html(sample(per_group=groups)))
+    assert "3 (central)" in page.text
+    text = " ".join(page.text.split())
+    assert "75.0 % +10.0 points, from 65.0 %" in text, "people are weighted by their examples"
     assert page.names.count("svg") == 8
 
 
@@ -208,8 +216,8 @@ def test_page_takes_any_number_of_devices(devices: int) -> None:
     assert Elements(reports.html(sample(per_device=many))).text.count("device-00") == 2
 
 
-def test_same_record_gives_the_same_page() -> None:
-    assert reports.html(sample()) == reports.html(sample())
+def test_same_record_gives_the_same_page(page: str) -> None:
+    assert reports.html(sample()) == page
 
 
 def test_record_and_page_without_rounds_or_agents() -> None:

@@ -74,3 +74,39 @@ def test_weights_travel_bit_for_bit(tmp_path: Path, device_run) -> None:
         assert first.keys() == original.keys()
         assert all(np.array_equal(first[name], original[name]) for name in original)
         assert all(np.array_equal(second[name], other[name]) for name in original)
+
+
+@pytest.mark.slow
+def test_fifty_steps_stay_on_kerass_trajectory(tmp_path: Path, device_run) -> None:
+    model = two_conv_cnn()
+    file = export_trainable(model, tmp_path / "cnn.tflite", batch_size=BATCH, momentum=0.9).path
+    batches = [digits_with_flat_background(seed) for seed in range(50)]
+    extra = {"weight": np.ones(BATCH, np.float32), "learning_rate": np.float32(0.01)}
+    calls = [("train", {"x": x, "y": y, **extra}) for x, y in batches]
+    model.compile(keras.optimizers.SGD(0.01, momentum=0.9), "sparse_categorical_crossentropy")
+    expected = [model.train_on_batch(x, y) for x, y in batches]
+    for runtime in ("tflite", "litert"):
+        (outputs,) = device_run(runtime, [(file, [*calls, ("get_weights", {})])])
+        np.testing.assert_allclose([step["loss"] for step in outputs[:-1]], expected, atol=1e-4)
+        for path, value in keras_weights(model).items():
+            np.testing.assert_allclose(outputs[-1][path], value, atol=1e-4, err_msg=f"{runtime} {path}")
+
+
+@pytest.mark.slow
+def test_steps_of_an_lstm_equal_keras(tmp_path: Path, device_run) -> None:
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [keras.Input((100, 6)), layers.LSTM(32), layers.Dense(7, activation="softmax")], name="windows"
+    )
+    file = export_trainable(model, tmp_path / "lstm.tflite", batch_size=BATCH).path
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(BATCH, 100, 6)).astype(np.float32)
+    y = generator.integers(0, 7, BATCH).astype(np.int32)
+    inputs = {"x": x, "y": y, "weight": np.ones(BATCH, np.float32), "learning_rate": np.float32(0.1)}
+    model.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
+    expected = [model.train_on_batch(x, y) for _ in range(3)]
+    for runtime in ("tflite", "litert"):
+        (outputs,) = device_run(runtime, [(file, [*[("train", inputs)] * 3, ("get_weights", {})])])
+        np.testing.assert_allclose([step["loss"] for step in outputs[:-1]], expected, rtol=1e-5)
+        for path, value in keras_weights(model).items():
+            np.testing.assert_allclose(outputs[-1][path], value, atol=1e-5, err_msg=f"{runtime} {path}")

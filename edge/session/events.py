@@ -133,6 +133,44 @@ class SpoolBroken:
 
 
 @dataclass(frozen=True, slots=True)
+class Probed:
+    """Answers `Probe`: what the device waits for before it may work; nothing when it may."""
+
+    waits_for: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseOffered:
+    """The device's channel names a release."""
+
+    signed: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseJudged:
+    """Answers `JudgeRelease`: it may run here, and these blobs are its files."""
+
+    signed: bytes
+    blobs: tuple[BlobReference, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseInstalled:
+    """Answers `InstallRelease`: it serves."""
+
+    signed: bytes
+    release: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseRefused:
+    """Answers `JudgeRelease` or `InstallRelease`: the one before goes on serving."""
+
+    signed: bytes
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class StopAsked:
     """The agent is to end in good order."""
 
@@ -151,6 +189,11 @@ Event = (
     | WorkFailed
     | Spooled
     | SpoolBroken
+    | Probed
+    | ReleaseOffered
+    | ReleaseJudged
+    | ReleaseInstalled
+    | ReleaseRefused
     | StopAsked
 )
 
@@ -217,6 +260,25 @@ class Prune:
 
 
 @dataclass(frozen=True, slots=True)
+class Probe:
+    """Look whether the device may work: `Probed`."""
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeRelease:
+    """Say whether the release may run here: `ReleaseJudged` or `ReleaseRefused`."""
+
+    signed: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class InstallRelease:
+    """Test a release whose blobs are here and let it serve: `ReleaseInstalled` or `ReleaseRefused`."""
+
+    signed: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Work:
     """Begin the task; both its blobs are here."""
 
@@ -274,6 +336,9 @@ Action = (
     | LookUp
     | KeepChunk
     | Prune
+    | Probe
+    | JudgeRelease
+    | InstallRelease
     | Work
     | StopWork
     | Spool

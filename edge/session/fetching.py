@@ -10,7 +10,7 @@ from ...protocol import messages
 from . import events
 from .download import Download, Piece
 from .state import Job, Session
-from .tasks import give_up
+from .tasks import PROBE_SECONDS, give_up
 from .turn import Turn
 
 SPOILED_AT_MOST = 3
@@ -21,7 +21,7 @@ PROGRESS_SECONDS = 0.5
 def ask(turn: Turn) -> None:
     """Asks for more chunks, or, with all of them here, begins the work."""
     session, job = turn.session, turn.session.job
-    if job is None or job.working or job.download is None or job.download.unknown:
+    if job is None or job.working or job.download is None or job.download.unknown or session.waits_for:
         return
     if job.download.complete:
         turn.change(job=replace(job, download=None, working=True))
@@ -31,6 +31,26 @@ def ask(turn: Turn) -> None:
         turn.change(job=replace(job, download=download))
         if pieces:
             turn.do(events.Subscribe(chunk_topics(session, pieces)))
+
+
+def probed(turn: Turn, waits_for: tuple[str, ...]) -> None:
+    """The device may work from now on, or no longer: what is in hand is laid down and taken up again."""
+    session, job = turn.session, turn.session.job
+    turn.change(waits_for=waits_for, probe_at=session.now + PROBE_SECONDS)
+    if job is None:
+        return
+    if waits_for and job.working:
+        turn.do(events.StopWork(job.task.task))
+        here = replace(Download.of(job.task.program, job.task.weights), unknown=frozenset())
+        turn.change(job=replace(job, working=False, download=here))
+    elif waits_for and job.download and job.download.asked:
+        turn.do(events.Unsubscribe(chunk_topics(session, job.download.asked)))
+        turn.change(job=replace(job, download=job.download.hung_up()))
+    elif not waits_for:
+        ask(turn)
+    if waits_for != session.waits_for:
+        turn.note(f"waits for {'; '.join(waits_for)}" if waits_for else "may work")
+        turn.announce()
 
 
 def chunk_topics(session: Session, pieces: Iterable[Piece]) -> tuple[str, ...]:

@@ -18,9 +18,18 @@ from ...protocol.messages import Cancel, CoordinatorState, DownMessage, Grant, S
 from . import events
 from .delivery import granted, introduce, repeat_updates, say_update, spooled
 from .events import Action, Event
-from .fetching import ask, ask_again, came, stored, tell_progress
+from .fetching import ask, ask_again, came, probed, stored, tell_progress
+from .releasing import (
+    ask_again_for_release,
+    ask_for_release,
+    ended,
+    judged,
+    offered,
+    release_came,
+    release_stored,
+)
 from .state import Session
-from .tasks import end, give_up, take
+from .tasks import PROBE_SECONDS, end, give_up, take
 from .turn import Turn
 
 SEEN_AT_MOST = 256
@@ -42,12 +51,22 @@ def step(session: Session, event: Event) -> tuple[Session, tuple[Action, ...]]:
                 _hear(turn, message)
         case events.ChunkCame():
             came(turn, event)
+            release_came(turn, event)
         case events.LookedUp() | events.ChunkKept() | events.BlobSpoiled():
             stored(turn, event)
+            release_stored(turn, event)
+        case events.ReleaseOffered(signed=signed):
+            offered(turn, signed)
+        case events.ReleaseJudged():
+            judged(turn, event)
+        case events.ReleaseInstalled() | events.ReleaseRefused():
+            ended(turn, event)
         case events.WorkProgressed() | events.WorkFinished() | events.WorkFailed():
             _work(turn, event)
         case events.Spooled() | events.SpoolBroken():
             spooled(turn, event)
+        case events.Probed(waits_for=waits_for):
+            probed(turn, waits_for)
     return turn.session, tuple(turn.actions)
 
 
@@ -55,9 +74,13 @@ def _pass_time(turn: Turn) -> None:
     session = turn.session
     expired = [job.task.task for job in session.jobs if job.deadline <= session.now]
     give_up(turn, expired, "The time for it was over.")
+    if turn.session.job and turn.session.probe_at <= session.now:
+        turn.change(probe_at=session.now + PROBE_SECONDS)
+        turn.do(events.Probe())
     if session.connected:
         repeat_updates(turn)
         ask_again(turn)
+        ask_again_for_release(turn)
 
 
 def _turn_link(turn: Turn, event: events.LinkUp | events.LinkDown | events.StopAsked) -> None:
@@ -65,14 +88,20 @@ def _turn_link(turn: Turn, event: events.LinkUp | events.LinkDown | events.StopA
     match event:
         case events.LinkUp():
             turn.change(connected=True, confirmed=False)
-            home = (session.topics.coordinator, session.topics.down(session.device, "+"))
+            home: tuple[str, ...] = (session.topics.coordinator, session.topics.down(session.device, "+"))
+            if session.channel:
+                home = (*home, session.topics.release(session.channel))
             turn.do(events.Subscribe(home))
             introduce(turn)
             ask(turn)
+            ask_for_release(turn)
         case events.LinkDown():
             turn.change(connected=False)
             if session.job and session.job.download:
                 turn.change(job=replace(session.job, download=session.job.download.hung_up()))
+            if session.incoming:
+                download = session.incoming.download.hung_up()
+                turn.change(incoming=replace(session.incoming, download=download))
         case events.StopAsked():
             if session.job and session.job.working:
                 turn.do(events.StopWork(session.job.task.task))

@@ -37,6 +37,23 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
+class Incoming:
+    """A release that is being fetched.
+
+    Args:
+        signed: Its signed manifest.
+        download: Its files on their way in.
+        installing: All files are here.
+        spoiled: How often a file came with another digest than its name.
+    """
+
+    signed: bytes
+    download: Download
+    installing: bool = False
+    spoiled: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Held:
     """A result in the spool, and when it was last announced or asked for."""
 
@@ -64,6 +81,10 @@ class Session:
         held: Finished tasks, not settled.
         over: Tasks that were settled or cancelled, the newest last.
         failures: Tasks that could not be done, and why, the newest last.
+        waits_for: What keeps the device from working on the task in hand.
+        probe_at: When to look again whether it may work.
+        channel: Whose releases the device runs; empty: none.
+        incoming: The release that is being fetched.
     """
 
     topics: Topics
@@ -81,6 +102,10 @@ class Session:
     held: tuple[Held, ...] = ()
     over: tuple[str, ...] = ()
     failures: tuple[tuple[str, str], ...] = ()
+    waits_for: tuple[str, ...] = ()
+    probe_at: float = float("-inf")
+    channel: str = ""
+    incoming: Incoming | None = None
 
     @classmethod
     def restored(
@@ -92,10 +117,19 @@ class Session:
         results: Iterable[Result] = (),
         over: Iterable[str] = (),
         blob_limit_bytes: int = messages.BLOB_LIMIT_BYTES,
+        channel: str = "",
     ) -> Session:
         """The session of an agent that has just started, from what its disk remembers."""
         held = tuple(Held(result, float("-inf")) for result in results)
-        return cls(topics, device, incarnation, blob_limit_bytes, held=held, over=tuple(over)[-OVER_AT_MOST:])
+        return cls(
+            topics,
+            device,
+            incarnation,
+            blob_limit_bytes,
+            held=held,
+            over=tuple(over)[-OVER_AT_MOST:],
+            channel=channel,
+        )
 
     @property
     def jobs(self) -> tuple[Job, ...]:
@@ -111,8 +145,12 @@ class Session:
     def wake_at(self) -> float:
         """When the next `Tick` is due at the latest; infinity when nothing waits for time to pass."""
         times = [job.deadline for job in self.jobs]
+        if self.job:
+            times.append(self.probe_at)
         if self.connected:
             times += [held.said_at + REPEAT_SECONDS for held in self.held]
             if self.job and self.job.download:
                 times.append(self.job.download.overdue_at)
+            if self.incoming:
+                times.append(self.incoming.download.overdue_at)
         return min(times, default=float("inf"))

@@ -12,6 +12,7 @@ from .state import OVER_AT_MOST, Job
 from .turn import Turn
 
 FAILURES_AT_MOST = 16
+PROBE_SECONDS = 10.0
 REASON_CHARACTERS = 2000
 
 
@@ -41,9 +42,16 @@ def begin(turn: Turn) -> None:
         return
     first, *rest = turn.session.queue
     download = Download.of(first.task.program, first.task.weights)
-    turn.change(job=replace(first, download=download), queue=tuple(rest))
+    turn.change(
+        job=replace(first, download=download),
+        queue=tuple(rest),
+        probe_at=turn.session.now + PROBE_SECONDS,
+    )
     wanted = (blob.sha256 for job in (first, *rest) for blob in (job.task.program, job.task.weights))
-    turn.do(events.Prune(frozenset(wanted)), *(events.LookUp(blob) for blob in download.blobs))
+    incoming = turn.session.incoming
+    release = (blob.sha256 for blob in incoming.download.blobs) if incoming else ()
+    turn.do(events.Prune(frozenset((*wanted, *release))), events.Probe())
+    turn.do(*(events.LookUp(blob) for blob in download.blobs))
 
 
 def give_up(turn: Turn, tasks: list[str], reason: str) -> None:

@@ -26,18 +26,44 @@ class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     activations_kib: int | None = None
 
 
-class Accelerator(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The part of a target that runs operators which its CPU need not.
+class Rules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which operators a processor runs.
+
+    Attributes:
+        dtypes: Types of the tensors between operators; empty for every type.
+        excluded_dtypes: Types that not even weights may have.
+        operators: TFLite's names; empty for every built-in operator.
+        excluded: Names that `operators` would let through.
+        versions: The newest version of an operator's kernel, where the newest is not supported.
+        static_shapes: Whether every size must be known.
+        large_dimensions: At most so many sizes of a tensor may be above 1; 0 for no limit.
+        prefix_only: Whether everything after the first operator that it cannot run goes to the CPU too.
+    """
+
+    dtypes: tuple[str, ...] = ()
+    excluded_dtypes: tuple[str, ...] = ()
+    operators: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
+    versions: dict[str, int] = {}
+    static_shapes: bool = False
+    large_dimensions: int = 0
+    prefix_only: bool = False
+
+
+class Accelerator(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The part of a target that runs operators instead of its CPU.
 
     Attributes:
         name: Its maker's name for it.
         compiler: What makes a file for it: `vela`, or none where a delegate reads the file as it is.
         configuration: The compiler's word for this configuration.
+        rules: What it runs; where the compiler is installed, its own word counts instead.
     """
 
     name: str
     compiler: Literal["vela"] | None = None
     configuration: str = ""
+    rules: Rules = Rules()
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -46,8 +72,10 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     Attributes:
         name: Lower-case letters, digits and hyphens; also the name of the file.
         title: One line for people.
-        runtimes: What runs the file there, with the versions it was written for: `tflite-runtime >= 2.14`.
+        runtimes: What runs the file there, with the versions it was written for: `tflite-runtime == 2.14`.
         kinds: Kinds of file that run there, the best first.
+        verify: The runtime on this machine whose kernels are the same: `tflite`, `litert`, or none.
+        cpu: What the CPU runs of what the accelerator leaves, or all of it.
         memory: Limits.
         accelerator: None where the CPU does everything.
         notes: What a user should know, a sentence each.
@@ -57,14 +85,11 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     title: str
     runtimes: tuple[str, ...]
     kinds: tuple[str, ...]
+    verify: Literal["tflite", "litert"] | None = None
+    cpu: Rules = Rules()
     memory: Memory = Memory()
     accelerator: Accelerator | None = None
     notes: tuple[str, ...] = ()
-
-    @property
-    def compiled(self) -> bool:
-        """Whether a compiler makes its file."""
-        return self.accelerator is not None and self.accelerator.compiler is not None
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -73,6 +98,11 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             )
         if not self.runtimes or not self.kinds:
             raise TargetError(f"Expected runtimes and kinds in the target {self.name!r}, received none.")
+
+    @property
+    def compiled(self) -> bool:
+        """Whether a compiler makes its file."""
+        return self.accelerator is not None and self.accelerator.compiler is not None
 
 
 @functools.cache

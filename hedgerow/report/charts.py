@@ -40,7 +40,7 @@ STYLE = {
     "ytick.color": INK,
 }
 
-# On a machine's first run matplotlib announces that it collects the fonts, which would spoil the demo's screen.
+# On a machine's first run matplotlib announces that it collects fonts, which would spoil the demo's screen.
 logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
 
 
@@ -61,7 +61,7 @@ def accuracy_per_round(report: Report) -> str:
             axes.plot(*zip(*on_devices, strict=True), "--", color=INK, alpha=0.6, label="devices' own tests")
         axes.set_xlabel("round (0: the central model)")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
         axes.grid(axis="y")
         axes.legend(loc="lower right")
 
@@ -84,7 +84,8 @@ def before_and_after(name: str, rows: Sequence[tuple[str, float, float]]) -> str
         axes.plot(after, heights, "o", color=AFTER, label="after")
         axes.set_yticks(heights, [row[0] for row in rows])
         axes.set_ylim(len(rows) - 0.5, -0.5)
-        axes.xaxis.set_major_formatter(PercentFormatter(1))
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+        axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
         axes.grid(axis="x")
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
 
@@ -92,7 +93,7 @@ def before_and_after(name: str, rows: Sequence[tuple[str, float, float]]) -> str
 
 
 def samples_per_class(report: Report) -> str:
-    """Training examples of each class, for the central set and every device; darker is more."""
+    """Training examples of each class, for the central set and every device; the deeper, the more."""
     rows = [report.central_class_counts, *(device.class_counts for device in report.per_device)]
     names = ["central", *(device.device for device in report.per_device)]
     counts = np.array(rows)

@@ -37,7 +37,23 @@ def html(report: Report) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(percent=_percent, points=_points, kib=_kib, seconds=_seconds)
-    return environment.get_template("report.html.j2").render(report=report, pictures=_pictures(report))
+    return environment.get_template("report.html.j2").render(
+        report=report,
+        newcomers=_newcomers(report),
+        pictures=_pictures(report),
+        confusions=_confusions(report),
+    )
+
+
+def _newcomers(report: Report) -> tuple[float, float] | None:
+    """Accuracy before and after on everybody the central model had never seen; None where nobody is known."""
+    new = [group for group in report.per_group if not group.central]
+    examples = sum(group.examples for group in new)
+    if not examples:
+        return None
+    before = sum(group.accuracy_before * group.examples for group in new) / examples
+    after = sum(group.accuracy_after * group.examples for group in new) / examples
+    return before, after
 
 
 def _pictures(report: Report) -> list[Picture]:
@@ -55,13 +71,13 @@ def _pictures(report: Report) -> list[Picture]:
         ),
         Picture(
             "Training examples per class and device",
-            "None of them leaves its device.",
+            "An example on a device never leaves it. The deeper the colour, the more.",
             charts.samples_per_class(report),
         ),
     ]
     if report.per_group:
         groups = [
-            (one.group + (" (central)" if one.central else ""), one.accuracy_before, one.accuracy_after)
+            (f"{one.group} (central)" if one.central else one.group, one.accuracy_before, one.accuracy_after)
             for one in report.per_group
         ]
         pictures.append(
@@ -71,14 +87,19 @@ def _pictures(report: Report) -> list[Picture]:
                 charts.before_and_after("per-group", groups),
             )
         )
-    for stage, words in (("central", "before"), ("federated", "after")):
-        for form in ("float", "int8"):
+    return pictures
+
+
+def _confusions(report: Report) -> list[Picture]:
+    pictures = []
+    for form in ("float", "int8"):
+        for stage, words in (("central", "before the rounds"), ("federated", "after the rounds")):
             matrix = getattr(report.confusion, f"{stage}_{form}")
             accuracy = getattr(report.accuracy, f"{stage}_{form}")
             pictures.append(
                 Picture(
-                    f"Confusion {words}, {form}",
-                    f"Held-out set, {_percent(accuracy)} right.",
+                    f"{form}, {words}",
+                    f"{_percent(accuracy)} right.",
                     charts.confusion(f"confusion-{stage}-{form}", matrix, report.labels),
                 )
             )

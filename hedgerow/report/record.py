@@ -106,7 +106,7 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
     """The part of the held-out set that comes from one person.
 
     Attributes:
-        group: Who.
+        group: Whom, as the data set calls them.
         central: Whether the central model was trained on other examples of this person.
         examples: How many held-out examples.
         accuracy_before: Of the central model, 0 to 1.
@@ -121,7 +121,7 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Confusion(msgspec.Struct, frozen=True, kw_only=True):
-    """Confusion matrices on the held-out set: row i, column j counts examples of class i taken for class j."""
+    """Confusion matrices on the held-out set: row i, column j counts class i taken for class j."""
 
     central_float: tuple[tuple[int, ...], ...]
     central_int8: tuple[tuple[int, ...], ...]

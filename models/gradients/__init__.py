@@ -16,6 +16,7 @@ from . import (
     shape,
     special,
 )
+from .backward import differentiate
 from .registry import Rule, gradient, lower, lowering, native, override_gradients, rules
 
 FAMILIES = (
@@ -39,6 +40,7 @@ FAMILIES = (
 __all__ = [
     "FAMILIES",
     "Rule",
+    "differentiate",
     "gradient",
     "lower",
     "lowering",

@@ -7,17 +7,21 @@ input with the transposed output gradient. The first shares its patches with the
 
 from __future__ import annotations
 
-import itertools
+import math
 
-import numpy as np
 import tensorflow as tf
 
 from . import axis
+from .patches import cut
+from .product import multiply
 from .registry import gradient, lowering
 from .window import Window, static_shape, window_of
 
 # Above this many elements per patch the convolution kernels beat patches and a matrix product.
-_LARGEST_PATCH = 160
+_LARGEST_PATCH = 1152
+_LARGEST_STRIDED_PATCH = 160
+# Up to this many patches, an input gradient by patches beats a convolution with variable weights.
+_MOST_PATCHES = 8192
 
 
 @lowering("Conv2D", note="groups apart; small patches by a static one-hot convolution and one matrix product")
@@ -27,7 +31,8 @@ def convolution(op: tf.Operation, training: bool) -> tf.Tensor | None:
     window = window_of(op, x, static_shape(filters)[:2])
     if static_shape(x)[-1] != static_shape(filters)[2]:
         return _grouped(op, window)
-    small = window.taps > 1 and window.taps * static_shape(x)[-1] <= _LARGEST_PATCH
+    largest = _LARGEST_PATCH if set(window.strides) == {1} else _LARGEST_STRIDED_PATCH
+    small = window.taps > 1 and window.taps * static_shape(x)[-1] <= largest
     square = len(set(window.strides)) == 1 or static_shape(x)[-1] == 1
     if not training or not small or not square or filters.op.type == "Const":
         return None
@@ -68,37 +73,18 @@ def _by_patches(x: tf.Tensor, filters: tf.Tensor, window: Window) -> tf.Tensor:
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def convolve(x: tf.Tensor, filters: tf.Tensor) -> tuple[tf.Tensor, object]:
-        patches = _patches(x, window)
-        flat = tf.reshape(tf.transpose(filters, [2, 0, 1, 3]), [channels * window.taps, outputs])
+        patches = cut(x, window)
+        flat = tf.reshape(filters, [window.taps * channels, outputs])
         y = tf.reshape(tf.matmul(patches, flat), [batch, *window.output, outputs])
 
         def backward(dy: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             product = tf.matmul(patches, tf.reshape(dy, [-1, outputs]), transpose_a=True)
-            by_channel = tf.reshape(product, [channels, *window.kernel, outputs])
-            return (
-                _input_gradient(static_shape(x), filters, dy, window),
-                tf.transpose(by_channel, [1, 2, 0, 3]),
-            )
+            d_filters = tf.reshape(product, [*window.kernel, channels, outputs])
+            return _input_gradient(static_shape(x), filters, dy, window), d_filters
 
         return y, backward
 
     return convolve(x, filters)
-
-
-def _patches(x: tf.Tensor, window: Window) -> tf.Tensor:
-    """Cuts patches, ``[B * outputs, C * taps]``, channel by channel, with one static convolution."""
-    channels = static_shape(x)[-1]
-    x = x if window.padding != "EXPLICIT" else axis.grow(x, window.pads)
-    padding = window.padding if window.padding != "EXPLICIT" else "VALID"
-    one_hot = np.zeros((*window.kernel, channels, window.taps), np.float32)
-    for tap, (row, column) in enumerate(itertools.product(*map(range, window.kernel))):
-        one_hot[row, column, :, tap] = 1.0
-    if channels == 1:
-        patches = tf.nn.conv2d(x, one_hot, window.strides, padding, dilations=window.dilations)
-    else:
-        strides = (1, *window.strides, 1)
-        patches = tf.nn.depthwise_conv2d(x, one_hot, strides, padding, dilations=window.dilations)
-    return tf.reshape(patches, [-1, channels * window.taps])
 
 
 def _grouped(op: tf.Operation, window: Window) -> tf.Tensor:
@@ -121,7 +107,10 @@ def _grouped(op: tf.Operation, window: Window) -> tf.Tensor:
 
 def _input_gradient(shape: list[int], filters: tf.Tensor, dy: tf.Tensor, window: Window) -> tf.Tensor:
     if window.is_pointwise:
-        flat = tf.matmul(tf.reshape(dy, [-1, dy.shape[-1]]), filters[0, 0], transpose_b=True)
+        channels, outputs = static_shape(filters)[2:]
+        flat = multiply(
+            tf.reshape(dy, [-1, outputs]), tf.reshape(filters, [channels, outputs]), transpose_b=True
+        )
         return tf.reshape(flat, shape)
     if set(window.strides) == {1}:
         turned = tf.transpose(tf.reverse(tf.reverse(filters, [0]), [1]), [0, 1, 3, 2])
@@ -129,12 +118,24 @@ def _input_gradient(shape: list[int], filters: tf.Tensor, dy: tf.Tensor, window:
             (extent - 1 - before, extent - 1 - after)
             for extent, (before, after) in zip(window.extent, window.pads, strict=True)
         ]
-        return tf.nn.conv2d(axis.grow(dy, margins), turned, 1, "VALID", dilations=window.dilations)
+        return _correlate(axis.grow(dy, margins), turned, shape, window)
     if window.padding != "EXPLICIT":
         return tf.nn.conv2d_transpose(dy, filters, shape, window.strides, window.padding)
     padded = [n + sum(p) for n, p in zip(window.size, window.pads, strict=True)]
     whole = tf.nn.conv2d_transpose(dy, filters, [shape[0], *padded, shape[-1]], window.strides, "VALID")
     return axis.grow(whole, [(-before, -after) for before, after in window.pads])
+
+
+def _correlate(dy: tf.Tensor, turned: tf.Tensor, shape: list[int], window: Window) -> tf.Tensor:
+    """A convolution of stride 1 without padding."""
+    outputs, channels = static_shape(turned)[2:]
+    few = math.prod(shape[:3]) <= _MOST_PATCHES and window.taps * outputs <= _LARGEST_PATCH
+    if not few or outputs < 4:
+        return tf.nn.conv2d(dy, turned, 1, "VALID", dilations=window.dilations)
+    size = tuple(static_shape(dy)[1:3])
+    around = Window(size, window.kernel, (1, 1), window.dilations, ((0, 0), (0, 0)), "VALID")
+    flat = tf.reshape(turned, [window.taps * outputs, channels])
+    return tf.reshape(tf.matmul(cut(dy, around), flat), shape)
 
 
 def _filter_gradient(x: tf.Tensor, dy: tf.Tensor, window: Window) -> tf.Tensor:

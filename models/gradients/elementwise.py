@@ -11,7 +11,7 @@ from .registry import gradient, native
 from .window import static_shape
 
 native(
-    "Neg", "Exp", "Log", "Log1p", "Rsqrt", "Sqrt", "Square", "Abs", "Sin", "Cos", "Cast", "Sign", "Floor",
+    "Neg", "Exp", "Log", "Log1p", "Sqrt", "Square", "Abs", "Sin", "Cos", "Cast", "Sign", "Floor",
     "AddN", "Erf", family="elementwise",
 )  # fmt: skip
 
@@ -47,6 +47,13 @@ def divide(op: tf.Operation, dy: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     a, b = op.inputs
     quotient = dy / b
     return unbroadcast(quotient, a), unbroadcast(-quotient * op.outputs[0], b)
+
+
+@gradient("Rsqrt", note="-dy * y ** 3 / 2")
+def reciprocal_root(op: tf.Operation, dy: tf.Tensor) -> tf.Tensor:
+    """From the output."""
+    y = op.outputs[0]
+    return (dy * -0.5) * (y * y * y)
 
 
 @gradient("SquaredDifference", note="2 dy (a - b) and its negative, summed over the broadcast axes")

@@ -108,10 +108,10 @@ def _averaged(y: tf.Tensor, window: Window) -> tf.Tensor:
         counts = np.multiply.outer(counts, stop - np.maximum(start, 0))
     shares = (1.0 / counts).astype(np.float32).ravel()
     if np.all(shares == shares[0]):
-        return y * float(shares[0])
+        shares = shares[:1]
     # At rank 3, because a broadcast of rank 5 aborts tflite-runtime 2.14.
-    shape = static_shape(y)
-    flat = tf.reshape(y, [shape[0], len(shares), shape[-1]])
+    shape, window_count = static_shape(y), int(np.prod(window.output))
+    flat = tf.reshape(y, [shape[0], window_count, shape[-1]])
     return tf.reshape(flat * shares.reshape(1, -1, 1), shape)
 
 

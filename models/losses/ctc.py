@@ -80,9 +80,7 @@ class CTC(Loss):
             possible = tf.sign(tf.nn.relu(likelihood - 0.5 * IMPOSSIBLE))
             value = -likelihood * possible
             if not self.zero_infinity:
-                # The square of what is impossible overflows to infinity; of 0 it is 0.
-                missing = (1.0 - possible) * IMPOSSIBLE
-                value = value + missing * missing
+                value = value - tf.math.log(possible)
 
             def backward(upstream: tf.Tensor) -> tf.Tensor:
                 scale = tf.reshape(upstream * possible, [-1, 1, 1])

@@ -58,12 +58,12 @@ class Adam(Optimizer):
         decays: tuple[tf.Tensor, ...],
         scalars: tuple[tf.Tensor, ...],
     ) -> Update:
-        """See `Optimizer.rule`; the second moment is finite only if the gradient and the step are."""
+        """See `Optimizer.rule`; the second moment is a sum of squares already."""
         first = slots[0] * decays[0] + gradient
         second = slots[1] * decays[1] + gradient * gradient
         epsilon = self.epsilon / (1.0 - self.beta_2) ** 0.5
         new = weight - first * scalars[0] / (tf.sqrt(second) + epsilon)
-        return Update(new, (first, second), second)
+        return Update(new, (first, second), tf.reduce_sum(second))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

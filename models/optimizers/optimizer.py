@@ -1,10 +1,14 @@
 """What an optimizer is inside a trainable graph: a rule per weight, and the step that guards and stores it.
 
 An optimizer passes over every weight in every step, so its passes over memory are counted: the finite check
-is one SUM of a tensor that the rule computes anyway, and the choice between old and new value a SELECT with a
-scalar condition, which copies. Slots are never stored as zeros: until a weight's first step its slots count
-for nothing, so they begin as copies of the weight, which the file holds only once, and `reset` writes two
-small tensors.
+is one sum of squares, of which Adam has the squares anyway, and the choice between old and new value a SELECT
+with a scalar condition, which copies. Slots are never stored as zeros: until a weight's first step its slots
+count for nothing, so they begin as copies of the weight, which the file holds only once, and `reset` writes
+two small tensors.
+
+XNNPACK clamps what it computes to float32's range, so on a device an infinity may arrive as 3.4e38, and two
+of opposite sign add up to 0. The check is therefore that a sum of squares stays below a limit, which NaN does
+not.
 """
 
 from __future__ import annotations
@@ -18,6 +22,9 @@ import tensorflow as tf
 
 from ...errors import OptimizerError
 
+LIMIT = 1e37
+"""What the sum of squares of a step has to stay below: a clamped infinity squared is 3.4e38."""
+
 
 class Update(NamedTuple):
     """What a rule makes of one weight.
@@ -25,12 +32,12 @@ class Update(NamedTuple):
     Attributes:
         weight: The new weight.
         slots: The new slots, in the rule's order.
-        witness: A tensor that is not finite wherever the gradient, the new weight or a new slot is not.
+        size: float32 [], a sum of squares, huge or NaN if the gradient, the new weight or a new slot is.
     """
 
     weight: tf.Tensor
     slots: tuple[tf.Tensor, ...]
-    witness: tf.Tensor
+    size: tf.Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +150,8 @@ class Optimizer(ABC):
     ) -> dict[str, tf.Tensor]:
         """One step, to be traced into `train`.
 
-        A loss, gradient, hyperparameter or new value that is not finite leaves every weight, slot and moving
-        statistic as it was, bit for bit, and the step uncounted.
+        A loss, gradient, input or new value that is not finite, or whose square is not, leaves every weight,
+        slot and moving statistic as it was, bit for bit, and the step uncounted.
 
         Args:
             gradients: One per variable, dense; None leaves its variable alone.
@@ -166,10 +173,10 @@ class Optimizer(ABC):
                 gradient + (weight - slots.anchors[place]) * inputs["proximal_mu"]
                 for gradient, weight, place in zip(descent, weights, places, strict=True)
             ]
-        witnesses = [loss, *inputs.values()]
+        sizes = [loss * loss, *(value * value for value in inputs.values())]
         if self.global_clipnorm is not None and descent:
-            descent, norm = _clip_by_global_norm(descent, self.global_clipnorm)
-            witnesses.append(norm)
+            descent, squares = _clip_by_global_norm(descent, self.global_clipnorm)
+            sizes.append(squares)
 
         learning_rate, step = inputs["learning_rate"], slots.iterations + 1.0
         scalars, decays = self.scalars(learning_rate, step), self._decays_in_force(slots)
@@ -178,15 +185,15 @@ class Optimizer(ABC):
             decayed = weight - weight * (self.weight_decay * learning_rate) if self.weight_decay else weight
             held = tuple(slot.read_value() for slot in slots.of[place])
             update = self.rule(gradient, decayed, held, decays[place], scalars)
-            witnesses.append(tf.reduce_sum(update.witness))
+            sizes.append(update.size)
             changes.append(_Change(variable, weight, update.weight))
             changes += map(_Change, slots.of[place], held, update.slots)
         for variable, value in updates:
-            witnesses.append(tf.reduce_sum(value))
+            sizes.append(tf.reduce_sum(value * value))
             changes.append(_Change(variable, _flat(variable.read_value()), _flat(value)))
         if self.slot_count:
             changes += _count(slots, places, step)
-        return {"finite": _store(changes, [*witnesses, *scalars])}
+        return {"finite": _store(changes, tf.add_n(sizes) < LIMIT)}
 
     def _decays_in_force(self, slots: Slots) -> list[tuple[tf.Tensor, ...]]:
         """For each weight its decays, 0 before its first step; one product per slot for all weights."""
@@ -207,10 +214,10 @@ def _flat(tensor: tf.Tensor) -> tf.Tensor:
 
 
 def _clip_by_global_norm(gradients: list[tf.Tensor], limit: float) -> tuple[list[tf.Tensor], tf.Tensor]:
-    """The gradients scaled to a joint L2 norm of at most `limit`, and the norm they had."""
-    norm = tf.sqrt(tf.add_n([tf.reduce_sum(gradient * gradient) for gradient in gradients]))
-    scale = limit / tf.maximum(norm, limit)
-    return [gradient * scale for gradient in gradients], norm
+    """The gradients scaled to a joint L2 norm of at most `limit`, and the square of the norm they had."""
+    squares = tf.add_n([tf.reduce_sum(gradient * gradient) for gradient in gradients])
+    scale = limit / tf.maximum(tf.sqrt(squares), limit)
+    return [gradient * scale for gradient in gradients], squares
 
 
 def _count(slots: Slots, places: Sequence[int], step: tf.Tensor) -> list[_Change]:
@@ -223,13 +230,11 @@ def _count(slots: Slots, places: Sequence[int], step: tf.Tensor) -> list[_Change
     ]
 
 
-def _store(changes: Sequence[_Change], witnesses: Sequence[tf.Tensor]) -> tf.Tensor:
-    """Assign every new value if all witnesses are finite, else every old one; returns 1.0 or 0.0.
+def _store(changes: Sequence[_Change], finite: tf.Tensor) -> tf.Tensor:
+    """Assign every new value if `finite`, else every old one; returns that as 1.0 or 0.0.
 
     No value is assigned before all are chosen: a read after an assignment would see the new one.
     """
-    total = tf.add_n(list(witnesses))
-    finite = tf.equal(total - total, 0.0)
     chosen = [tf.raw_ops.Select(condition=finite, x=change.new, y=change.old) for change in changes]
     for change, value in zip(changes, chosen, strict=True):
         change.variable.assign(tf.reshape(value, change.variable.shape))

@@ -37,7 +37,7 @@ class SGD(Optimizer):
     ) -> Update:
         """See `Optimizer.rule`."""
         new = weight - gradient * scalars[0]
-        return Update(new, (), new)
+        return Update(new, (), tf.reduce_sum(new * new))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,4 +76,4 @@ class Momentum(SGD):
         descent = gradient * scalars[0]
         velocity = slots[0] * decays[0] - descent
         new = weight + (velocity * self.momentum - descent if self.nesterov else velocity)
-        return Update(new, (velocity,), new)
+        return Update(new, (velocity,), tf.reduce_sum(new * new))

@@ -20,15 +20,15 @@ class Blocks:
     Attributes:
         gradients: Whether a backward pass follows; without one nothing is kept for it.
         unrolled_steps: The longest sequence that is written out in full. Longer ones are cut into blocks that
-            share one subgraph, called by IF with equal branches: LiteRT prepares the subgraph anew at each call
-            (a third slower at 50 steps; no loss on tflite-runtime 2.14), but the file and the time to convert
-            hardly grow with the length.
+            share one subgraph, called by IF with equal branches: LiteRT prepares the subgraph anew at each
+            call (a third slower at 50 steps; no loss on tflite-runtime 2.14), but the file and the time to
+            convert hardly grow with the length.
         block_steps: Steps in a block.
     """
 
-    gradients: bool = True
-    unrolled_steps: int = 128
-    block_steps: int = 16
+    gradients: bool
+    unrolled_steps: int
+    block_steps: int
     _functions: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def bounds(self, steps: int) -> list[tuple[int, int]]:
@@ -102,8 +102,8 @@ class Blocks:
             traced = tf.function(function, autograph=False).get_concrete_function(*map(tuple, specs))
             self._functions[identity] = traced
         shared = self._functions[identity]
-        # Neither branch is preferred, but a condition known at conversion would have the call written out. The
-        # first input comes from a weight, which is never a constant.
+        # Neither branch is preferred, but a condition known at conversion would have the call written out.
+        # The first input comes from a weight, which is never a constant.
         results = tf.raw_ops.StatelessIf(
             cond=tf.reshape(inputs[0], [-1])[0] > 0.0,
             input=inputs,

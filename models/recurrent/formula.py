@@ -76,17 +76,23 @@ class Formula(Protocol):
         """Computes the gradient of the inputs ``[features, steps * batch]`` from that of the gates."""
 
 
-def product(a: tf.Tensor, b: tf.Tensor, *, transpose_b: bool = False) -> tf.Tensor:
-    """Multiplies two matrices with BATCH_MATMUL.
+def product(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+    """Multiplies two matrices; the fastest form, but no activation may follow it at once.
 
-    A product of rank 2 with ``transpose_b`` would become FULLY_CONNECTED, which XNNPACK leaves alone when the
+    The converter fuses RELU into a product of rank 2, turns that into BATCH_MATMUL, and there RELU is lost.
+    """
+    return tf.matmul(a, b)
+
+
+def batched_product(a: tf.Tensor, b: tf.Tensor, *, transpose_b: bool = False) -> tf.Tensor:
+    """Multiplies two matrices as a batch of one.
+
+    With ``transpose_b`` a product of rank 2 would become FULLY_CONNECTED, which XNNPACK leaves alone when the
     weights are variable: three times slower.
     """
-    if not transpose_b:
-        return tf.matmul(a, b)
-    rows, columns = a.shape[0], b.shape[0]
-    batched = tf.matmul(tf.reshape(a, [1, *a.shape]), tf.reshape(b, [1, *b.shape]), transpose_b=True)
-    return tf.reshape(batched, [rows, columns])
+    rows, columns = a.shape[0], b.shape[0 if transpose_b else 1]
+    batch = tf.matmul(tf.reshape(a, [1, *a.shape]), tf.reshape(b, [1, *b.shape]), transpose_b=transpose_b)
+    return tf.reshape(batch, [rows, columns])
 
 
 def with_bias(weights: CellWeights) -> tf.Tensor:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import tensorflow as tf
 
 from .activation import Activation
-from .formula import CellWeights, Step, Tensors, product, with_bias
+from .formula import CellWeights, Step, Tensors, batched_product, product, with_bias
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class GruResetAfterFormula:
     def weight_gradients(self, operands: Tensors, gates: tf.Tensor, weights: CellWeights) -> CellWeights:
         """Computes all weight gradients with one product over all steps."""
         units = self.units
-        total = product(operands[0], gates, transpose_b=True)
+        total = batched_product(operands[0], gates, transpose_b=True)
         from_inputs = tf.concat([total[:, : 2 * units], total[:, 3 * units :]], 1)
         from_state = total[:, : 3 * units]
         bias = None if weights.bias is None else tf.concat([from_inputs[-1:], from_state[-1:]], 0)
@@ -127,10 +127,10 @@ class GruResetBeforeFormula:
         """Computes the new output."""
         h = states[0]
         operand = tf.concat([h, x], 0)
-        gates = self.recurrent_activation.value(product(weights[0], operand))
+        gates = self.recurrent_activation.value(batched_product(weights[0], operand))
         z, r = tf.split(gates, 2, 0)
         reset = tf.concat([r * h, x], 0)
-        candidate = self.activation.value(product(weights[1], reset))
+        candidate = self.activation.value(batched_product(weights[1], reset))
         output = candidate + z * (h - candidate)
         return Step((output,), (operand, reset), (gates, h, candidate))
 
@@ -157,8 +157,8 @@ class GruResetBeforeFormula:
         units = self.units
         total = tf.concat(
             [
-                product(operands[0], gates[: 2 * units], transpose_b=True),
-                product(operands[1], gates[2 * units :], transpose_b=True),
+                batched_product(operands[0], gates[: 2 * units], transpose_b=True),
+                batched_product(operands[1], gates[2 * units :], transpose_b=True),
             ],
             1,
         )

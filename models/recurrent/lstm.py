@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import tensorflow as tf
 
 from .activation import Activation
-from .formula import CellWeights, Step, Tensors, product, with_bias
+from .formula import CellWeights, Step, Tensors, batched_product, product, with_bias
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class LstmFormula:
 
     def weight_gradients(self, operands: Tensors, gates: tf.Tensor, weights: CellWeights) -> CellWeights:
         """Computes all weight gradients with one product over all steps."""
-        total = self._swap(product(operands[0], gates, transpose_b=True))
+        total = self._swap(batched_product(operands[0], gates, transpose_b=True))
         units = self.units
         bias = None if weights.bias is None else tf.reshape(total[-1:], [-1])
         return CellWeights(total[units:-1], total[:units], bias)

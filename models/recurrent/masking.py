@@ -6,7 +6,7 @@ import tensorflow as tf
 
 
 def time_major_mask(mask: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
-    """Turns Keras's mask ``[batch, steps]`` or ``[batch, steps, 1]`` into ``[steps, 1, batch]`` of 0 and 1."""
+    """Turns Keras's mask ``[batch, steps]`` or ``[batch, steps, 1]`` into ``[steps, 1, batch]``."""
     batch, steps = mask.shape[0], mask.shape[1]
     flat = tf.reshape(tf.cast(mask, dtype), [batch, steps])
     return tf.reshape(tf.transpose(flat), [steps, 1, batch])
@@ -16,8 +16,8 @@ def output_weight(mask: tf.Tensor, state: tf.Tensor, *, zero_output: bool) -> tf
     """By what the states of all steps are multiplied to give the outputs.
 
     A masked step repeats the last output, which is the last state, but zeros as long as no step has counted;
-    only an initial state that is not zero makes a difference there. With ``zero_output`` every masked step gives
-    zeros.
+    only an initial state that is not zero makes a difference there. With ``zero_output`` every masked step
+    gives zeros.
 
     Args:
         mask: ``[steps, 1, batch]``.

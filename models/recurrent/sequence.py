@@ -1,8 +1,8 @@
 """A recurrent layer over a whole sequence: the passes of its cell, as one differentiable function.
 
-The gradient of every weight is one product over all steps after the loop back, instead of a sum that grows step
-by step, and what the activations contribute is computed for a block of steps at once. What remains in the loop
-back is one product and a handful of elementwise operators per step.
+The gradient of every weight is one product over all steps after the loop back, instead of a sum that grows
+step by step, and what the activations contribute is computed for a block of steps at once. What remains in
+the loop back is one product and a handful of elementwise operators per step.
 """
 
 from __future__ import annotations

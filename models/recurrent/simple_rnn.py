@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import tensorflow as tf
 
 from .activation import Activation
-from .formula import CellWeights, Step, Tensors, product, with_bias
+from .formula import CellWeights, Step, Tensors, batched_product, product, with_bias
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class SimpleRnnFormula:
     def step(self, weights: Tensors, x: tf.Tensor, states: Tensors) -> Step:
         """Computes the new output."""
         operand = tf.concat([states[0], x], 0)
-        h = self.activation.value(product(weights[0], operand))
+        h = self.activation.value(batched_product(weights[0], operand))
         return Step((h,), (operand,), (h,))
 
     def factors(self, kept: Tensors) -> Tensors:
@@ -52,7 +52,7 @@ class SimpleRnnFormula:
 
     def weight_gradients(self, operands: Tensors, gates: tf.Tensor, weights: CellWeights) -> CellWeights:
         """Computes all weight gradients with one product over all steps."""
-        total = product(operands[0], gates, transpose_b=True)
+        total = batched_product(operands[0], gates, transpose_b=True)
         bias = None if weights.bias is None else tf.reshape(total[-1:], [-1])
         return CellWeights(total[self.units : -1], total[: self.units], bias)
 

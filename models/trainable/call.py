@@ -100,6 +100,19 @@ def seed_states(model: keras.Model) -> list[keras.Variable]:
     return [variable for variable in model.variables if id(variable) not in weights]
 
 
+def draws(model: keras.Model) -> bool:
+    """Whether training draws random numbers: a layer keeps a generator and no rate of it is 0."""
+    for layer in model._flatten_layers():
+        if getattr(layer, "seed_generator", None) is not None:
+            rates = [
+                getattr(layer, name, None) for name in ("rate", "dropout", "recurrent_dropout", "stddev")
+            ]
+            known = [rate for rate in rates if isinstance(rate, int | float)]
+            if not known or any(known):
+                return True
+    return False
+
+
 def _packed(model: keras.Model, inputs: Sequence[tf.Tensor]) -> Any:
     structure = getattr(model, "_inputs_struct", None)
     if structure is None:

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-import logging
-import re
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import keras
-import tensorflow as tf
 
-from ...errors import ModelError, UncoveredOperatorError, UsageError
+from ...errors import ModelError, UsageError
 from .. import losses, optimizers
-from . import file
+from . import file, lint
+from .conversion import convert
 from .selection import select
 from .step import TrainableModule
 
@@ -72,6 +68,7 @@ def export_trainable(
         UncoveredOperatorError: An operator of the model has no backward pass in built-in operators.
         DynamicShapeError: A size is not known.
         SelectionError: A selection matches no weight.
+        UnsafeGraphError: The result holds a trap for an old runtime.
         ModelError: Two weights share a path, or a weight is not float32.
     """
     if batch_size < 1:
@@ -86,9 +83,13 @@ def export_trainable(
         optimizers.get(optimizer, **optimizer_hyperparameters),
         batch_size=batch_size,
     )
-    content = file.read(convert(module, _signatures(module, chosen)))
+    content = file.read(
+        convert(module, _signatures(module, chosen), layers={layer.name for layer in model._flatten_layers()})
+    )
+    lint.check(content)
     file.rename_weights(content, {f"w{index}": path for index, path in enumerate(module.weights)})
     file.share_buffers(content)
+    file.drop_names(content)
     trained = {name: tuple(weight.path for weight in weights) for name, weights in chosen.items()}
     description = {
         "batch_size": batch_size,
@@ -135,61 +136,3 @@ def _signatures(module: TrainableModule, chosen: Mapping[str, Sequence[keras.Var
         "set_weights": module.set_weights(),
         "reset": module.reset(),
     } | {name: module.train(weights) for name, weights in chosen.items()}
-
-
-def convert(module: tf.Module, signatures: Mapping[str, Any]) -> bytes:
-    """Converts traced functions into one file with a signature each.
-
-    Args:
-        module: What holds the variables that the functions use.
-        signatures: A concrete function, of tensors with names, by signature name.
-
-    Raises:
-        UncoveredOperatorError: TFLite has no built-in operator for one of them.
-    """
-    with tempfile.TemporaryDirectory() as folder, _quiet_importer():
-        options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
-        tf.saved_model.save(module, folder, signatures=dict(signatures), options=options)
-        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=list(signatures))
-        converter.experimental_enable_resource_variables = True
-        try:
-            content: bytes = converter.convert()
-        except tf.errors.OpError as error:
-            raise _uncovered(str(error), signatures) from error
-        except Exception as error:
-            if type(error).__name__ != "ConverterError":
-                raise
-            raise _uncovered(str(error), signatures) from error
-    return content
-
-
-@contextmanager
-def _quiet_importer() -> Iterator[None]:
-    """Silences a warning about gradients of the saved functions: they are in the graph already."""
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-def _uncovered(message: str, signatures: Mapping[str, Any]) -> ModelError:
-    """Names the operators and layers that the converter refused."""
-    operators = sorted(set(re.findall(r"'tf\.(\w+)' op", message)))
-    places = sorted(
-        {
-            op.name
-            for function in signatures.values()
-            for op in function.graph.get_operations()
-            if op.type in operators
-        }
-    )
-    if not operators:
-        return ModelError(f"The converter refused the model: {message[:500]}")
-    return UncoveredOperatorError(
-        f"Expected operators that TFLite has built in, received {', '.join(operators)} "
-        f"in {', '.join(places[:5])}.",
-        operators=operators,
-    )

@@ -53,6 +53,15 @@ def share_buffers(model: Any) -> None:
     model.buffers = [model.buffers[index] for index in used]
 
 
+def drop_names(model: Any) -> None:
+    """Drops the names of inner tensors, which in an unrolled recurrence outweigh the graph itself."""
+    for subgraph in model.subgraphs:
+        kept = {*subgraph.inputs, *subgraph.outputs}
+        for index, tensor in enumerate(subgraph.tensors):
+            if index not in kept:
+                tensor.name = None
+
+
 def describe(model: Any, description: bytes) -> None:
     """Adds the description that the device reads, as the metadata ``hedgerow.trainable``."""
     buffer = schema.BufferT()

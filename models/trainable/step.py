@@ -9,13 +9,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from ...errors import ModelError, UncoveredOperatorError
+from ...errors import ModelError
 from .. import metrics
-from ..gradients import lower, override_gradients
-from ..gradients.broadcast import OPERATORS
+from ..gradients import differentiate, override_gradients
 from ..losses import Loss, weighted
 from ..optimizers import Optimizer
-from .call import Call, call_model, input_specs, seed_states
+from .call import Call, call_model, draws, input_specs
 from .selection import frozen_normalizations
 
 Function = Callable[..., dict[str, tf.Tensor]]
@@ -88,7 +87,7 @@ class TrainableModule(tf.Module):  # type: ignore[misc]
                 call = self._call_for_training(chosen, tensors, values)
                 loss, results = self._loss(call, tensors)
                 sources = [values[weight.path] for weight in chosen]
-                gradients = _gradients(loss, sources)
+                gradients = differentiate(loss, sources)
             updates = [(self.weights[path], value) for path, value in call.updates.items()]
             done = self._optimizer.apply(
                 gradients,
@@ -98,9 +97,7 @@ class TrainableModule(tf.Module):  # type: ignore[misc]
                 loss=loss,
                 updates=updates,
             )
-            named = {"loss": loss, **results, **done}
-            held = lower(graph, list(named.values()), training=True, operators=OPERATORS)
-            return _identities(dict(zip(named, held, strict=True)))
+            return _identities({"loss": loss, **results, **done})
 
         return _traced(train, {**self._batch_specs(), **self._optimizer.inputs(), **self._seed_spec()})
 
@@ -184,35 +181,25 @@ class TrainableModule(tf.Module):  # type: ignore[misc]
         return {**self.inputs, **self.targets, "weight": weight}
 
     def _seed_spec(self) -> dict[str, tf.TensorSpec]:
-        return {"seed": tf.TensorSpec([], tf.int32)} if seed_states(self._model) else {}
+        return {"seed": tf.TensorSpec([], tf.int32)} if draws(self._model) else {}
 
     def _output_specs(self) -> dict[str, tf.TensorSpec]:
-        specs = list(self.inputs.values())
-        outputs = keras.tree.flatten(
-            tf.function(
-                lambda *tensors: call_model(self._model, tensors, self._read(), training=False).outputs,
-                input_signature=specs,
-                autograph=False,
-            )
-            .get_concrete_function()
-            .structured_outputs
-        )
-        return _numbered("output", [tf.TensorSpec(output.shape, output.dtype) for output in outputs])
+        outputs = getattr(self._model, "outputs", None) or self._traced_outputs()
+        shapes = [[self._batch_size, *output.shape[1:]] for output in outputs]
+        return _numbered("output", [tf.TensorSpec(shape, tf.float32) for shape in shapes])
+
+    def _traced_outputs(self) -> list[Any]:
+        def outputs(*tensors: tf.Tensor) -> list[tf.Tensor]:
+            return call_model(self._model, tensors, self._read(), training=False).outputs
+
+        traced = tf.function(outputs, input_signature=list(self.inputs.values()), autograph=False)
+        flat: list[Any] = keras.tree.flatten(traced.get_concrete_function().structured_outputs)
+        return flat
 
 
 def _traced(function: Function, specs: Mapping[str, tf.TensorSpec]) -> Any:
     named = {name: tf.TensorSpec(spec.shape, spec.dtype, name=name) for name, spec in specs.items()}
     return tf.function(function, autograph=False).get_concrete_function(**named)
-
-
-def _gradients(loss: tf.Tensor, sources: list[tf.Tensor]) -> list[tf.Tensor | None]:
-    try:
-        gradients: list[tf.Tensor | None] = tf.gradients(loss, sources)
-    except LookupError as error:
-        raise UncoveredOperatorError(
-            f"Expected operators with a gradient, TensorFlow has none for one of them: {error}."
-        ) from error
-    return gradients
 
 
 def _before_activation(output: tf.Tensor, loss: Loss) -> tf.Tensor:

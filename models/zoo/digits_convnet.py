@@ -42,5 +42,7 @@ DIGITS_CONVNET = Entry(
     build=build,
     federate=federate,
     central=CentralTraining(epochs=20, batch_size=32, learning_rate=2e-3),
-    federated=FederatedTraining(rounds=5, local_epochs=3, batch_size=16, learning_rate=0.05, optimizer="sgd"),
+    federated=FederatedTraining(
+        rounds=5, local_epochs=3, batch_size=16, learning_rate=0.01, optimizer="momentum"
+    ),
 )

@@ -28,7 +28,7 @@ FLEET = "farm"
 _EXPORT = """
 import sys
 from pathlib import Path
-import keras, numpy, safetensors.numpy
+import keras, numpy, safetensors.numpy, tensorflow as tf
 from hedgerow.models import export_trainable
 
 keras.utils.set_random_seed(1)
@@ -38,24 +38,37 @@ model = keras.Sequential([
 export_trainable(model, Path(sys.argv[1]), batch_size=16, loss="sparse_categorical_crossentropy")
 weights = {weight.path: weight.numpy() for weight in model.weights}
 safetensors.numpy.save_file(weights, sys.argv[2])
+x = numpy.random.default_rng(3).normal(size=(20, 8, 8, 1)).astype("float32")
+files, outputs = {}, {}
+for name in ("first", "second"):
+    files[name] = numpy.frombuffer(tf.lite.TFLiteConverter.from_keras_model(model).convert(), numpy.uint8)
+    outputs[name] = model.predict(x, verbose=0)
+    model.set_weights([weight[::-1] * 2 for weight in model.get_weights()])
+numpy.savez(sys.argv[3], x=x, **files, **{f"{name}_output": outputs[name] for name in outputs})
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A trainable file and the weights to start from, 1.2 MiB: 20 chunks."""
+    """A trainable file, the weights to start from (1.2 MiB: 19 chunks), and two inference files.
+
+    `inference` has examples `x`, the bytes of the files `first` and `second`, and what Keras says of `x` as
+    `first_output` and `second_output`.
+    """
 
     program: bytes
     weights: bytes
+    inference: dict[str, np.ndarray]
 
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     folder = tmp_path_factory.mktemp("model")
     program, weights = folder / "model.tflite", folder / "model.safetensors"
-    command = [sys.executable, "-c", _EXPORT, str(program), str(weights)]
+    inference = folder / "inference.npz"
+    command = [sys.executable, "-c", _EXPORT, str(program), str(weights), str(inference)]
     subprocess.run(command, check=True, capture_output=True, timeout=300)
-    return Model(program.read_bytes(), weights.read_bytes())
+    return Model(program.read_bytes(), weights.read_bytes(), dict(np.load(inference)))
 
 
 def free_port() -> int:
@@ -100,10 +113,10 @@ class ScriptedCoordinator:
         message = kind(device=device, epoch=self.epoch, counter=self._counter, **fields)
         self._link.publish(self.topics.down(device, messages.kind_of(message)), messages.encode(message))
 
-    def publish(self, topic: str, payload: bytes) -> None:
-        self._link.publish(topic, payload)
+    def release(self, channel: str, signed: bytes) -> None:
+        self._link.publish(self.topics.release(channel), signed, retain=True)
 
-    def wait(self, kind: type[Any], *, seconds: float = 15.0, **fields: Any) -> Any:
+    def wait(self, kind: Any, *, seconds: float = 15.0, **fields: Any) -> Any:
         """The next message of that kind whose fields have these values."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
@@ -119,7 +132,7 @@ class ScriptedCoordinator:
             self.heard.append(message)
             if isinstance(message, kind) and all(getattr(message, k) == v for k, v in fields.items()):
                 return message
-        raise AssertionError(f"no {kind.__name__} with {fields}; heard {self.heard[-10:]}")
+        raise AssertionError(f"no {kind} with {fields}; heard {self.heard[-10:]}")
 
     def collect(self, update: messages.Update, *, at_once: int = 4) -> bytes:
         """Grants an update's chunks until all are here, and settles it."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hedgerow.edge.readiness import ReadinessPolicy
 from hedgerow.protocol import tensors
 from hedgerow.protocol.messages import (
     Accepted,
@@ -211,3 +212,18 @@ def test_a_finished_update_outlives_the_broker(model: Fixture, make_agent: Fixtu
     again.collect(repeated)
     again.settle(repeated)
     again.wait(DeviceState, tasks=())
+
+
+def test_a_device_that_is_not_ready_accepts_the_task_and_says_what_it_waits_for(
+    coordinator: Fixture, offered: dict[str, BlobReference], make_agent: Fixture
+) -> None:
+    agent = make_agent(readiness=ReadinessPolicy(samples=81))
+    born = coordinator.wait(DeviceState, online=True)
+    assert born.capabilities["waits_for"] == "81 samples, has 80"
+    ask(coordinator, offered, "t")
+    coordinator.wait(Accepted, task="t")
+    assert coordinator.wait(DeviceState, tasks=("t",)).capabilities["waits_for"] == "81 samples, has 80"
+    samples = agent.path / "samples" / "train.npz"
+    y = np.zeros(81, np.int32)
+    np.savez(samples, x=np.zeros((81, 8, 8, 1), np.float32), y=y)
+    assert coordinator.wait(Update, task="t", seconds=30.0).num_examples == 81

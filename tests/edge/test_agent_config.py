@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from hedgerow.edge.config import AgentConfig
+from hedgerow.edge.sample_policy import SamplePolicy
 from hedgerow.edge.spool import Spool
 from hedgerow.edge.status import AgentStatus, Connection
 from hedgerow.errors import AgentConfigError
@@ -19,6 +20,7 @@ from hedgerow.errors import AgentConfigError
 CONFIG = AgentConfig(
     device="barn-7", fleet="farm", broker="mqtts://u:p@broker.example:8884", folder="/srv/state",
     samples="/srv/samples", runtime="litert", num_threads=2, blob_limit_mib=64, log_level="debug",
+    niceness=5, memory_limit_mib=300, sampling=SamplePolicy(limit=50, keep="newest", encrypted=True),
 )  # fmt: skip
 
 
@@ -42,6 +44,7 @@ def test_relative_folders_count_from_the_file(tmp_path: Path) -> None:
         ({"broker": "http://x"}, "mqtt://"),
         ({"folder": ""}, "'folder'"),
         ({"num_threads": 0}, "'num_threads' from 1"),
+        ({"niceness": 20}, "to 19"),
         ({"blob_limit_mib": 5000}, "to 2048"),
         ({"runtime": "torch"}, "tflite, litert"),
         ({"log_level": "loud"}, "debug, info"),
@@ -76,6 +79,13 @@ def test_the_agent_ends_with_one_line_and_the_error_s_own_code(tmp_path: Path) -
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == AgentConfigError.exit_code
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_daemon_loads_nothing_that_it_does_not_need() -> None:
+    heavy = "numpy typer rich tensorflow keras flwr grpc torch cryptography safetensors tflite_runtime"
+    script = f"import sys, hedgerow.edge.__main__; print([m for m in {heavy.split()} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "[]\n", done.stderr
 
 
 def test_the_status_of_a_running_and_of_a_stopped_agent(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hedgerow.edge.agent import Agent
+from hedgerow.edge.assignment import Usage
 from hedgerow.edge.config import AgentConfig
 from hedgerow.protocol import messages
 from hedgerow.protocol.link import Connected, Disconnected, LinkEvent, Received
@@ -43,6 +44,9 @@ class FakeLink:
 
 
 class IdleWorker:
+    usage = Usage()
+    resident_mib = 0.0
+
     def __init__(self, *_: Any) -> None:
         pass
 
@@ -52,7 +56,7 @@ class IdleWorker:
     def stop(self, task: str) -> None:
         pass
 
-    def close(self, *, timeout_seconds: float) -> None:
+    def close(self) -> None:
         pass
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -65,6 +66,13 @@ def said(actions: Iterable[Action]) -> list[Any]:
 
 def kinds(actions: Iterable[Action], *classes: type[Any]) -> list[Any]:
     return [action for action in actions if isinstance(action, classes)]
+
+
+def overdue_at(session: Session) -> float:
+    assert session.job is not None
+    assert session.job.download is not None
+    assert session.wake_at <= session.job.download.overdue_at
+    return session.job.download.overdue_at
 
 
 @pytest.fixture
@@ -175,7 +183,7 @@ def test_a_chunk_that_does_not_fit_is_not_kept(downloading: Session, number: int
 def test_chunks_that_do_not_come_are_reported_and_asked_for_again_ever_less_often(
     downloading: Session,
 ) -> None:
-    assert downloading.wake_at == 105.0
+    assert overdue_at(downloading) == 105.0
     session, actions = run(downloading, events.Tick(104.9))
     assert not actions
     session, actions = run(session, events.Tick(105.0))
@@ -184,9 +192,9 @@ def test_chunks_that_do_not_come_are_reported_and_asked_for_again_ever_less_ofte
     assert kinds(actions, events.Subscribe) == [
         events.Subscribe((TOPICS.chunk("b" * 64, 1), TOPICS.chunk("b" * 64, 2)))
     ]
-    assert session.wake_at == 115.0
+    assert overdue_at(session) == 115.0
     session, _ = run(session, events.Tick(114.0), events.ChunkKept(WEIGHTS.sha256, 1))
-    assert session.wake_at == 119.0
+    assert overdue_at(session) == 119.0
 
 
 def test_a_reconnect_subscribes_again_to_what_is_missing(downloading: Session) -> None:
@@ -312,6 +320,13 @@ def test_a_message_delivered_twice_counts_once(fresh: Session) -> None:
     assert len(said(actions)) == 1
 
 
+def test_a_coordinator_counts_anew_in_each_epoch(fresh: Session) -> None:
+    first = task()
+    again = msgspec.structs.replace(first, epoch=8, task="t2")
+    session, _ = run(fresh, events.Heard(first), events.Heard(again))
+    assert session.tasks == ("t1", "t2")
+
+
 def test_messages_of_an_earlier_epoch_are_dropped(holding: Session) -> None:
     settled = events.Heard(down(Settled, accepted=True, epoch=6))
     session, actions = run(holding, settled)
@@ -405,6 +420,47 @@ def test_tasks_past_their_deadline_are_dropped_in_hand_and_waiting(working: Sess
     assert session.tasks == ()
 
 
+def test_the_device_is_looked_at_when_a_task_begins_and_every_ten_seconds(fresh: Session) -> None:
+    assert fresh.wake_at == float("inf")
+    session, actions = run(fresh, events.Heard(task()))
+    assert actions.index(events.Probe()) < actions.index(events.LookUp(PROGRAM))
+    session, actions = run(session, events.Probed(()), events.Tick(109.9))
+    assert not kinds(actions, events.Probe)
+    assert session.wake_at == 110.0
+    session, actions = run(session, events.Tick(110.0))
+    assert kinds(actions, events.Probe)
+
+
+def test_a_device_that_is_not_ready_neither_downloads_nor_works(fresh: Session) -> None:
+    looked_up = (events.LookedUp(PROGRAM.sha256, ()), events.LookedUp(WEIGHTS.sha256, (1, 2)))
+    session, actions = run(fresh, events.Heard(task()), events.Probed(("battery",)), *looked_up)
+    assert not kinds(actions, events.Subscribe, events.Work)
+    assert kinds(actions, events.Announce)
+    session, actions = run(session, events.Probed(("battery",)))
+    assert not actions
+    session, actions = run(session, events.Probed(()))
+    assert len(kinds(actions, events.Subscribe)) == 1
+
+
+def test_work_is_laid_down_while_the_device_is_not_ready_and_begun_again(working: Session) -> None:
+    session, actions = run(working, events.Probed(("external power",)))
+    assert events.StopWork("t1") in actions
+    assert session.tasks == ("t1",)
+    session, actions = run(session, events.WorkFinished(result()))
+    assert actions == [events.Discard(TRAINED)]
+    session, actions = run(session, events.Probed(()))
+    assert kinds(actions, events.Work)
+
+
+def test_a_download_is_laid_down_while_the_device_is_not_ready(downloading: Session) -> None:
+    session, actions = run(downloading, events.Probed(("an unmetered network",)))
+    assert len(kinds(actions, events.Unsubscribe)[0].topics) == 2
+    session, actions = run(session, events.Tick(150.0))
+    assert not said(actions)
+    session, actions = run(session, events.Probed(()))
+    assert len(kinds(actions, events.Subscribe)[0].topics) == 2
+
+
 def test_a_blob_that_is_too_large_is_refused() -> None:
     session = Session.restored(topics=TOPICS, device="d1", incarnation=3, blob_limit_bytes=1 << 20)
     large = BlobReference(sha256="e" * 64, size=(1 << 20) + 1)
@@ -456,6 +512,65 @@ def test_an_orderly_stop_says_so_and_stops_the_work(working: Session) -> None:
     assert session.wake_at == float("inf")
 
 
+FILE = BlobReference(sha256="f" * 64, size=KIB64 + 1)
+
+
+@pytest.fixture
+def updating() -> Session:
+    """Connected, with a release judged fit and its second chunk on disk."""
+    session = Session.restored(topics=TOPICS, device="d1", incarnation=3, channel="stable")
+    happenings = (events.Tick(100.0), events.LinkUp(), events.ReleaseJudged(b"signed", (FILE,)))
+    return run(session, *happenings, events.LookedUp(FILE.sha256, (0,)))[0]
+
+
+def test_a_device_with_a_channel_listens_to_it_and_has_each_release_judged_once(updating: Session) -> None:
+    session = Session.restored(topics=TOPICS, device="d1", incarnation=3, channel="stable")
+    session, actions = run(session, events.LinkUp(), events.ReleaseOffered(b"signed"))
+    assert TOPICS.release("stable") in kinds(actions, events.Subscribe)[0].topics
+    assert kinds(actions, events.JudgeRelease) == [events.JudgeRelease(b"signed")]
+    _, actions = run(updating, events.ReleaseOffered(b"signed"))
+    assert not actions
+    _, actions = run(updating, events.ReleaseOffered(b"newer"))
+    assert actions == [events.JudgeRelease(b"newer")]
+
+
+def test_a_release_is_fetched_beside_a_task_and_installed(updating: Session) -> None:
+    looked_up = (events.LookedUp(PROGRAM.sha256, ()), events.LookedUp(WEIGHTS.sha256, (1,)))
+    session, actions = run(updating, events.Heard(task()), *looked_up)
+    assert FILE.sha256 in kinds(actions, events.Prune)[0].keep
+    session, actions = run(session, events.ChunkCame(FILE.sha256, 0, bytes(KIB64)))
+    assert kinds(actions, events.KeepChunk) == [events.KeepChunk(FILE, 0, bytes(KIB64))]
+    session, actions = run(session, events.ChunkKept(FILE.sha256, 0))
+    assert kinds(actions, events.InstallRelease) == [events.InstallRelease(b"signed")]
+    session, actions = run(session, events.ReleaseInstalled(b"signed", "shapes-1.0.0"))
+    assert session.incoming is None
+    assert kinds(actions, events.Announce)
+
+
+def test_a_release_goes_on_after_a_reconnect_and_asks_for_what_does_not_come(updating: Session) -> None:
+    session, actions = run(updating, events.LinkDown(), events.LinkUp())
+    assert kinds(actions, events.Subscribe)[-1].topics == (TOPICS.chunk(FILE.sha256, 0),)
+    assert session.wake_at == 105.0
+    _, actions = run(session, events.Tick(105.0))
+    assert [(type(message), message.chunks) for message in said(actions)] == [(Missing, (0,))]
+
+
+def test_a_newer_release_takes_the_place_of_one_that_is_being_fetched(updating: Session) -> None:
+    newer = BlobReference(sha256="9" * 64, size=10)
+    session, actions = run(updating, events.ReleaseJudged(b"newer", (newer,)))
+    assert kinds(actions, events.Unsubscribe) == [events.Unsubscribe((TOPICS.chunk(FILE.sha256, 0),))]
+    assert events.LookUp(newer) in actions
+    session, _ = run(session, events.ReleaseRefused(b"signed", "too late"))
+    assert session.incoming is not None
+
+
+def test_a_release_that_comes_spoiled_three_times_is_given_up(updating: Session) -> None:
+    session = updating
+    for _ in range(3):
+        session, _ = run(session, events.BlobSpoiled(FILE.sha256), events.LookedUp(FILE.sha256, (0, 1)))
+    assert session.incoming is None
+
+
 def _online(online: bool, epoch: int) -> Event:
     return events.Heard(CoordinatorState(online=online, epoch=epoch))
 
@@ -484,6 +599,7 @@ _happenings = st.one_of(
     st.builds(lambda names: events.WorkFailed(names, "reason"), _names),
     st.builds(lambda name: events.WorkFinished(result(name)), _names),
     st.just(events.BlobSpoiled("b" * 64)),
+    st.sampled_from([(), ("battery",)]).map(events.Probed),
     st.just(events.SpoolBroken("t1", "gone")),
 )  # fmt: skip
 
@@ -507,6 +623,8 @@ def test_whatever_happens_the_session_keeps_its_promises(happenings: list[Event]
                 match action:
                     case events.LookUp(blob=blob):
                         pending.append(events.LookedUp(blob.sha256, (0, 1) if blob == WEIGHTS else ()))
+                    case events.Probe():
+                        pending.append(events.Probed(()))
                     case events.KeepChunk(blob=blob, number=number):
                         pending.append(events.ChunkKept(blob.sha256, number))
                     case events.Spool(result=kept):

@@ -1,0 +1,86 @@
+"""What an update must be to count. One that is not is refused alone, and the round goes on."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ..errors import UpdateError
+from ..protocol.messages import Codec, Update
+from ..protocol.tensors import DTYPES, Weights, check_like, decode, encode
+from .records import PhaseRecord
+
+SPARE_BYTES = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """The rules of one phase.
+
+    Args:
+        record: The phase.
+        template: The model's tensors, which every update must be like.
+        metrics: The names of metrics that every reply must have; others are left out, since Flower's
+            strategies want the same ones in each.
+        examples_at_most: No device has more samples.
+        bytes_at_most: No update is larger.
+    """
+
+    record: PhaseRecord
+    template: Weights
+    metrics: frozenset[str]
+    examples_at_most: int
+    bytes_at_most: int
+
+    @classmethod
+    def of(
+        cls, record: PhaseRecord, template: Weights, *, metrics: frozenset[str], examples_at_most: int
+    ) -> Admission:
+        """The rules for updates of a model: its own size, and some room for another writer's header."""
+        size = len(encode(template)) + SPARE_BYTES
+        return cls(record, template, metrics, examples_at_most, size)
+
+    def check_announced(self, update: Update) -> None:
+        """Passes if the announcement fits its task, before a byte of the update is asked for.
+
+        Raises:
+            UpdateError: It does not.
+        """
+        train = self.record.phase == "train"
+        if update.round != self.record.round:
+            raise UpdateError(f"Expected an update of round {self.record.round}, received {update.round}.")
+        if train != (update.weights is not None):
+            expected = "weights" if train else "no weights"
+            raise UpdateError(f"Expected {expected} in the update of a {self.record.phase} task.")
+        if not 1 <= update.num_examples <= self.examples_at_most:
+            raise UpdateError(
+                f"Expected num_examples from 1 to {self.examples_at_most}, received {update.num_examples}."
+            )
+        lacking = sorted(self.metrics - update.metrics.keys())
+        if lacking:
+            raise UpdateError(
+                f"Expected the metrics {', '.join(sorted(self.metrics))}; {lacking} are missing."
+            )
+        spoilt = sorted(name for name in self.metrics if not math.isfinite(update.metrics[name]))
+        if spoilt:
+            raise UpdateError(f"Expected finite metrics, received {spoilt} that are not.")
+        if update.weights is not None:
+            self._check_blob(update.weights.size, update.weights.codec)
+
+    def _check_blob(self, size: int, codec: Codec) -> None:
+        if size > self.bytes_at_most:
+            raise UpdateError(f"Expected an update of at most {self.bytes_at_most} bytes, received {size}.")
+        if codec not in DTYPES:
+            raise UpdateError(f"Expected a codec out of {', '.join(DTYPES)}, received {codec!r}.")
+
+    def weights(self, data: bytes) -> Weights:
+        """The tensors of a complete update.
+
+        Raises:
+            TensorsError: They are not those of the model, or not finite.
+        """
+        return check_like(decode(data), self.template)
+
+    def metrics_of(self, update: Update) -> dict[str, float]:
+        """The metrics that count, in the same order for every device."""
+        return {name: update.metrics[name] for name in sorted(self.metrics)}

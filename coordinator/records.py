@@ -1,0 +1,71 @@
+"""What the journal keeps: a record each for a phase and for a round."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from ..protocol.messages import BlobReference
+
+PhaseName = Literal["train", "evaluate"]
+
+
+class PhaseRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A phase that was opened.
+
+    Args:
+        round: Counts from 1.
+        phase: "train" or "evaluate".
+        weights: The model that was sent out.
+        available: The devices to choose from; with the seed they decide which ones a strategy samples.
+        closed: Why it closed; empty while updates are collected.
+        result: The model after aggregation; None until then.
+        metrics: Aggregated metrics.
+        devices: How many updates were counted.
+        failure: Why the updates were not aggregated, if they were not.
+        bytes_up: Bytes of updates that came in.
+        bytes_down: Bytes of blobs that went out.
+        seconds: From the opening to the aggregation.
+    """
+
+    round: int
+    phase: PhaseName
+    weights: BlobReference
+    available: tuple[str, ...]
+    closed: str = ""
+    result: BlobReference | None = None
+    metrics: dict[str, float] = {}
+    devices: int = 0
+    failure: str = ""
+    bytes_up: int = 0
+    bytes_down: int = 0
+    seconds: float = 0.0
+
+
+class RoundRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A round that is over; what `hedgerow coordinator rounds` shows.
+
+    Args:
+        round: Counts from 1; 0 is the model before the first round.
+        devices: How many updates were aggregated.
+        device_loss: On the devices' own test samples, after the round.
+        device_accuracy: Likewise.
+        held_out_loss: On the coordinator's own test data, if it has any.
+        held_out_accuracy: Likewise.
+        seconds: Training and evaluation together.
+        bytes_down: Bytes of blobs that the coordinator published.
+        bytes_up: Bytes of updates that it received.
+        weights: The model after the round.
+    """
+
+    round: int
+    devices: int
+    device_loss: float | None
+    device_accuracy: float | None
+    held_out_loss: float | None
+    held_out_accuracy: float | None
+    seconds: float
+    bytes_down: int
+    bytes_up: int
+    weights: BlobReference

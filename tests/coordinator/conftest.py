@@ -1,0 +1,161 @@
+"""A real coordinator process, a fleet of simulated devices in another, on whichever broker a test names."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from hedgerow.coordinator.config import CoordinatorConfig, StrategyConfig
+from hedgerow.coordinator.journal import Journal
+
+HERE = Path(__file__).parent
+FLEET_PROGRAM = HERE.parents[1] / "benchmarks" / "simulated_fleet.py"
+NUMBERS = 40_000
+_names = itertools.count()
+
+
+@dataclass
+class Rig:
+    """One coordinator and its fleet.
+
+    Args:
+        folder: For everything they write.
+        broker: Its address.
+        fleet: Its name.
+    """
+
+    folder: Path
+    broker: str
+    fleet: str
+    devices: int = 0
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    config: CoordinatorConfig | None = None
+
+    def configure(self, **fields: Any) -> CoordinatorConfig:
+        (self.folder / "model.tflite").write_bytes(b"stand-in " * 100)
+        strategy = fields.pop("strategy", StrategyConfig())
+        self.config = CoordinatorConfig(
+            broker=self.broker,
+            fleet=self.fleet,
+            model=Path("model.tflite"),
+            strategy=strategy,
+            **{"rounds": 2, "round_seconds": 60.0, "over_selection": 1.0, **fields},
+        )
+        self.config.write(self.folder / "hedgerow.toml")
+        return self.config
+
+    def start_devices(self, count: int, *, work_seconds: float = 0.02) -> subprocess.Popen[bytes]:
+        command = [sys.executable, str(FLEET_PROGRAM), "--broker", self.broker, "--fleet", self.fleet]
+        command += ["--devices", str(count), "--first", str(self.devices)]
+        command += ["--work-seconds", str(work_seconds)]
+        command += ["--history", str(self.folder / "history.jsonl")]
+        self.devices += count
+        return self.start(command, "fleet")
+
+    def start_coordinator(self, *kill: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, str(HERE / "launch.py"), str(self.folder / "hedgerow.toml"), str(NUMBERS)]
+        return self.start([*command, *kill], "coordinator")
+
+    def start(self, command: list[str], name: str) -> subprocess.Popen[bytes]:
+        with (self.folder / f"{name}.log").open("ab") as log, (self.folder / f"{name}.out").open("ab") as out:
+            process = subprocess.Popen(command, stdout=out, stderr=log, env=dict(os.environ))
+        self.processes.append(process)
+        return process
+
+    def finish(self, process: subprocess.Popen[bytes], *, seconds: float = 120.0) -> int:
+        try:
+            return process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"no end: {self.log[-3000:]}") from None
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "coordinator.log").read_text()
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        lines = (self.folder / "coordinator.out").read_bytes().splitlines()
+        return [json.loads(line) for line in lines if line.endswith(b"}")]
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        path = self.folder / "history.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    @property
+    def final(self) -> dict[str, np.ndarray]:
+        return load_file(self.folder / "coordinator" / "final.safetensors")
+
+    def journal(self) -> Journal:
+        return Journal(self.folder / "coordinator")
+
+    def counted(self) -> list[tuple[str, ...]]:
+        """The devices whose training updates count, by round."""
+        journal = self.journal()
+        rounds = [
+            tuple(sorted(update.device for update in journal.updates(record.round, "train")))
+            for record in journal.rounds()
+        ]
+        journal.close()
+        return rounds
+
+    def stop(self) -> None:
+        for process in self.processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+
+
+MakeRig = Callable[[str], Rig]
+
+
+@pytest.fixture
+def make_rig(tmp_path: Path) -> Iterator[MakeRig]:
+    made: list[Rig] = []
+
+    def make(broker: str) -> Rig:
+        number = next(_names)
+        folder = tmp_path / f"rig-{number}"
+        folder.mkdir()
+        rig = Rig(folder, broker, f"test-{os.getpid()}-{number}")
+        made.append(rig)
+        return rig
+
+    yield make
+    for rig in made:
+        rig.stop()
+
+
+@pytest.fixture
+def expected_model() -> Callable[[list[tuple[str, ...]]], float]:
+    """What FedAvg adds to every weight when these devices train in these rounds, by arithmetic."""
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("simulated_fleet", FLEET_PROGRAM)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["simulated_fleet"] = module
+    spec.loader.exec_module(module)
+
+    def expected(rounds: list[tuple[str, ...]]) -> float:
+        total = 0.0
+        for round_, devices in enumerate(rounds, 1):
+            counts = [module.examples_of(device) for device in devices]
+            deltas = [module.delta(device, round_) for device in devices]
+            total += float(np.average(deltas, weights=counts))
+        return total
+
+    return expected

