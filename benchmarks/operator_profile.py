@@ -28,6 +28,7 @@ UNREADABLE = (schema.TensorType.RESOURCE, schema.TensorType.VARIANT)
 
 
 def main() -> None:
+    """Prints the operators in order, then by kind."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -17,9 +17,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import keras
 
 SHAPES = {
     "two_conv_cnn": ((28, 28, 1), 10),
@@ -34,6 +39,7 @@ STEPS_A_ROUND = 5
 
 
 def main() -> None:
+    """Runs the contenders and prints a table per model."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -92,6 +98,7 @@ class Worker:
         self._answer()
 
     def round(self) -> None:
+        """Lets the process make a few steps."""
         if self._process.poll() is None:
             self._process.stdin.write("go\n")
             self._process.stdin.flush()
@@ -100,6 +107,7 @@ class Worker:
             self.peak_mb = answer.get("peak_mb", self.peak_mb)
 
     def close(self) -> None:
+        """Ends the process."""
         self._process.stdin.close()
         self._process.wait(timeout=60)
         self._process.stdout.close()
@@ -110,14 +118,14 @@ class Worker:
 
 
 def report(name: str, results: dict[str, tuple[float, float]]) -> None:
+    """Prints the table of one model."""
     keras = min(results[contender][0] for contender in ("keras", "keras-jit") if contender in results)
     keras_mb = min(results[contender][1] for contender in ("keras", "keras-jit") if contender in results)
     print(f"\n{name:14s}    step     of Keras   memory")
     for contender, (milliseconds, peak_mb) in results.items():
         ratio = keras / milliseconds
-        print(
-            f"  {contender:12s} {milliseconds:7.2f} ms {ratio:8.2f} x {peak_mb:7.0f} MB ({peak_mb / keras_mb:.2f})"
-        )
+        memory = f"{peak_mb:7.0f} MB ({peak_mb / keras_mb:.2f})"
+        print(f"  {contender:12s} {milliseconds:7.2f} ms {ratio:8.2f} x {memory}")
 
 
 def serve(contender: str, name: str, batch_size: int, file: str) -> None:
@@ -142,7 +150,8 @@ def serve(contender: str, name: str, batch_size: int, file: str) -> None:
         print(json.dumps({"seconds": seconds, "peak_mb": peak_mb}), flush=True)
 
 
-def keras_step(contender: str, name: str, x: np.ndarray, y: np.ndarray):
+def keras_step(contender: str, name: str, x: np.ndarray, y: np.ndarray) -> Callable[[], object]:
+    """A step of Keras's train_on_batch."""
     import keras
     import tensorflow as tf
 
@@ -155,7 +164,8 @@ def keras_step(contender: str, name: str, x: np.ndarray, y: np.ndarray):
     return lambda: model.train_on_batch(x, y)
 
 
-def device_step(contender: str, file: str, x: np.ndarray, y: np.ndarray):
+def device_step(contender: str, file: str, x: np.ndarray, y: np.ndarray) -> Callable[[], object]:
+    """A step of the exported file."""
     from hedgerow.hardware.interpreter import load
 
     interpreter = load(file, runtime=contender)
@@ -165,7 +175,8 @@ def device_step(contender: str, file: str, x: np.ndarray, y: np.ndarray):
     return lambda: interpreter.run("train", inputs)
 
 
-def build(name: str):
+def build(name: str) -> keras.Model:
+    """The Keras model of a name."""
     import keras
 
     from hedgerow.models import architectures
@@ -184,6 +195,7 @@ def build(name: str):
 
 
 def export(name: str, batch_size: str, file: str) -> None:
+    """Writes the model's trainable file."""
     from hedgerow.models import export_trainable
 
     export_trainable(build(name), file, batch_size=int(batch_size))

@@ -22,7 +22,7 @@ from . import flower
 from .config import CoordinatorConfig
 from .downlink import Downlink
 from .evaluation import HeldOutEvaluation
-from .events import DeviceReport, Finished, Listener, Started
+from .events import DeviceReport, Event, Finished, Listener, Started
 from .exchange import Exchange
 from .folder_lock import locked
 from .intake import Intake
@@ -30,6 +30,8 @@ from .journal import Journal
 from .phase import Surroundings
 from .predecessor import epoch_on
 from .round_loop import Model, RoundLoop, Stopped
+from .status import StatusFile
+from .summaries import RoundSummaries
 
 FAREWELL_SECONDS = 5.0
 logger = logging.getLogger(__name__)
@@ -51,6 +53,7 @@ class Coordinator:
         self._listener = listener
         self._stopping = stopping
         self._stack = contextlib.ExitStack()
+        self._listeners: list[Listener] = []
 
     def __enter__(self) -> Self:
         """Opens everything.
@@ -111,14 +114,34 @@ class Coordinator:
             open_downlink=lambda link: Downlink(link, topics, self._store, self._journal),
         )
         stack.callback(self._exchange.close)
+        self._listen()
         around = Surroundings(
             exchange=self._exchange,
             journal=self._journal,
             intake=Intake(config.folder / "updates"),
-            listener=self._listener,
+            listener=self._tell,
             stopping=self._stopping,
         )
         self._loop = RoundLoop(config, self._model, store=self._store, around=around, evaluate=evaluate)
+
+    def _listen(self) -> None:
+        """Who is told what happens, beside the caller."""
+        folder = self._config.folder
+        self._listeners = [
+            self._listener,
+            RoundSummaries(folder / "summaries"),
+            StatusFile(folder, lambda: self._exchange.roster.states.values()),
+        ]
+        if self._config.metrics_port:
+            from .metrics import Metrics
+
+            metrics = Metrics()
+            metrics.serve(self._config.metrics_port)
+            self._listeners.append(metrics)
+
+    def _tell(self, event: Event) -> None:
+        for listener in self._listeners:
+            listener(event)
 
     def run(self) -> Path:
         """Runs all rounds.
@@ -133,7 +156,7 @@ class Coordinator:
         done = self._journal.rounds()
         weights = done[-1].weights if done else self._first_model()
         first = done[-1].round + 1 if done else 1
-        self._listener(Started(epoch=self._exchange.epoch, round=first, rounds=self._config.rounds))
+        self._tell(Started(epoch=self._exchange.epoch, round=first, rounds=self._config.rounds))
         for round_ in range(first, self._config.rounds + 1):
             weights = self._loop.round(round_, weights)
         if not any(record.devices for record in self._journal.rounds()):
@@ -141,7 +164,7 @@ class Coordinator:
         self._clear_broker()
         final = self._config.folder / "final.safetensors"
         write_durably(final, tensors.encode(tensors.decode(self._store.read(weights))))
-        self._listener(Finished(weights=str(final), devices=self._reports()))
+        self._tell(Finished(weights=str(final), devices=self._reports()))
         return final
 
     def _first_model(self) -> BlobReference:

@@ -252,7 +252,8 @@ def _advance(work: _Step, assignment: Assignment, event: Event) -> None:
             )
             if not missing:
                 _complete(work, uploading)
-            elif not left:
+            elif not left or len(missing) > len(assignment.missing):
+                # The window is through, or the whole was spoilt and all of it is wanted again.
                 work.grant(uploading)
             else:
                 work.put(uploading)

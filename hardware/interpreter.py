@@ -183,6 +183,9 @@ def load(
         content["experimental_op_resolver_type"] = module.OpResolverType.BUILTIN_REF
     try:
         engine = module.Interpreter(**content, num_threads=num_threads)
+        if name == "tflite" and engine.get_signature_list():
+            # 2.14 gives a signature the XNNPACK delegate only if the whole model was allocated before it.
+            engine.allocate_tensors()
         return Interpreter(engine, Runtime(name, version))
     except (RuntimeError, ValueError) as error:
         shown = "the given bytes" if isinstance(source, bytes) else repr(str(source))

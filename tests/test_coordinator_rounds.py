@@ -207,6 +207,12 @@ def test_a_stalled_upload_lets_others_pass_and_waits_longer_each_time() -> None:
     assert actions == [GrantChunks("t-b", (0,))]
 
 
+def test_an_update_that_arrived_spoilt_is_granted_again_at_once() -> None:
+    state, _ = run(phase("a"), UpdateAnnounced(update("a"), (0, 1)), ChunkStored("t-a", (1,)))
+    state, actions = run(state, ChunkStored("t-a", (0, 1)))
+    assert actions == [GrantChunks("t-a", (0, 1))]
+
+
 def test_a_device_has_a_deadline_of_its_own() -> None:
     state, _ = run(phase("a", "b", seconds=30.0), UpdateAnnounced(update("a", weights=None), ()))
     state, _ = run(state, UpdateStored("t-a"))

@@ -41,7 +41,7 @@ MOTION_LSTM = Entry(
     title="LSTM telling exercises apart by a watch's motion, one device per person",
     build=build,
     federate=federate,
-    central=CentralTraining(epochs=30, batch_size=32, learning_rate=4e-3),
+    central=CentralTraining(epochs=20, batch_size=32, learning_rate=4e-3),
     federated=FederatedTraining(
         rounds=10, local_epochs=2, batch_size=16, learning_rate=1e-3, optimizer="adam"
     ),
