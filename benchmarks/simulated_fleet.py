@@ -75,7 +75,6 @@ class Device:
         self.session = Session.restored(topics=fleet.topics, device=name, incarnation=fleet.incarnation)
         self.client = self._client()
         self.delay = BACKOFF_SECONDS[0]
-        self.asked_at: dict[str, float] = {}
 
     def _client(self) -> mqtt.Client:
         client = mqtt.Client(
@@ -133,6 +132,8 @@ class Device:
 
     def _note(self, heard: messages.Message) -> None:
         match heard:
+            case messages.Task(task=task):
+                self.fleet.note("asked", device=self.name, task=task, at=time.time())
             case messages.Settled(task=task, accepted=accepted, reason=reason):
                 self.fleet.note("settled", device=self.name, task=task, accepted=accepted, reason=reason)
             case messages.Cancel(task=task):

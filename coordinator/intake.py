@@ -1,21 +1,24 @@
-"""Updates on their way in, each task's chunks in a folder of its own: no device spoils another's."""
+"""Updates on their way in, each task's chunks in files of its own: no device spoils another's."""
 
 from __future__ import annotations
 
-import shutil
+import hashlib
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from ..errors import BlobError
-from ..protocol.blobs import BlobStore
+from ..protocol.blobs import sync
 from ..protocol.messages import BlobReference, Chunk, Update
 
 
 class Intake:
-    """The updates of the phase in hand.
+    """The updates of the phase in hand: `<task>` for a whole one, `<task>.<number>` for a chunk.
+
+    A thousand updates are stored in seconds: nothing is renamed, and nothing synced before a batch of whole
+    ones is. A file that a crash has cut short is told by its size, or by the digest of the whole.
 
     Args:
-        folder: Made if missing; one folder a task below it.
+        folder: Made if missing.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -30,11 +33,12 @@ class Intake:
 
         An update that was announced before with another digest is dropped: the device has trained again.
         """
-        if self._expected.get(task) != blob:
-            store = self._store(task)
-            store.keep({blob.sha256})
+        known = self._expected.get(task)
+        if known != blob:
+            if known is not None:
+                self.drop(task)
             self._expected[task] = blob
-            self._missing[task] = set(store.missing(blob))
+            self._missing[task] = self._look_for(task, blob)
         return tuple(sorted(self._missing[task]))
 
     def add(self, chunk: Chunk) -> tuple[int, ...] | None:
@@ -51,41 +55,90 @@ class Intake:
             return None
         missing = self._missing[task]
         if number in missing:
+            if len(chunk.data) != blob.chunk_size(number):
+                raise BlobError(
+                    f"Expected {blob.chunk_size(number)} bytes as chunk {number} of {task},"
+                    f" received {len(chunk.data)}."
+                )
             self.bytes_received += len(chunk.data)
-            try:
-                self._store(task).add_chunk(blob, number, chunk.data)
-            except BlobError:
-                self._missing[task] = set(self._store(task).missing(blob))
-                raise
+            self._chunk(task, number).write_bytes(chunk.data)
             missing.discard(number)
+            if not missing:
+                self._put_together(task, blob)
         return tuple(sorted(missing))
 
     def read(self, update: Update) -> bytes:
-        """The bytes of a complete update.
+        """The bytes of a whole update.
 
         Raises:
             BlobError: It is not here, or the disk has changed it.
         """
         assert update.weights is not None
-        return self._store(update.task).read(update.weights)
+        path = self._folder / update.task
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError as error:
+            raise BlobError(f"Expected the update {path}, received nothing.") from error
+        digest = hashlib.sha256(data).hexdigest()
+        if digest != update.weights.sha256:
+            raise BlobError(f"Expected SHA-256 {update.weights.sha256} of {path}, received {digest}.")
+        return data
 
     def sync(self, updates: Iterable[Update]) -> None:
-        """Waits until complete updates are on the disk itself: together, which is three times as fast."""
-        for update in updates:
-            if update.weights is not None:
-                self._store(update.task).sync(update.weights.sha256)
+        """Waits until whole updates are on the disk itself: together, which is three times as fast."""
+        paths = [self._folder / update.task for update in updates if update.weights is not None]
+        for path in paths:
+            sync(path)
+        if paths:
+            sync(self._folder)
 
     def drop(self, task: str) -> None:
         """Forgets a task's update."""
-        self._expected.pop(task, None)
+        blob = self._expected.pop(task, None)
         self._missing.pop(task, None)
-        shutil.rmtree(self._folder / task, ignore_errors=True)
+        (self._folder / task).unlink(missing_ok=True)
+        for number in range(blob.chunks if blob else 0):
+            self._chunk(task, number).unlink(missing_ok=True)
 
     def keep(self, tasks: Collection[str]) -> None:
         """Forgets every other task's update."""
         for path in self._folder.iterdir():
-            if path.name not in tasks:
-                self.drop(path.name)
+            task = path.name.split(".", 1)[0]
+            if task not in tasks:
+                self._expected.pop(task, None)
+                self._missing.pop(task, None)
+                path.unlink(missing_ok=True)
 
-    def _store(self, task: str) -> BlobStore:
-        return BlobStore(self._folder / task, synced=False)
+    def _look_for(self, task: str, blob: BlobReference) -> set[int]:
+        """What a coordinator before us has left."""
+        whole = self._folder / task
+        if whole.exists():
+            if hashlib.sha256(whole.read_bytes()).hexdigest() == blob.sha256:
+                return set()
+            whole.unlink()
+        missing = {
+            number
+            for number in range(blob.chunks)
+            if not (path := self._chunk(task, number)).exists()
+            or path.stat().st_size != blob.chunk_size(number)
+        }
+        if not missing:
+            # Of another update, or killed before they were put together: fetched again, which is rare.
+            missing = set(range(blob.chunks))
+        return missing
+
+    def _put_together(self, task: str, blob: BlobReference) -> None:
+        paths = [self._chunk(task, number) for number in range(blob.chunks)]
+        data = b"".join(path.read_bytes() for path in paths)
+        digest = hashlib.sha256(data).hexdigest()
+        if digest == blob.sha256:
+            (self._folder / task).write_bytes(data)
+        else:
+            self._missing[task] = set(range(blob.chunks))
+        for path in paths:
+            path.unlink()
+        if digest != blob.sha256:
+            raise BlobError(f"Expected SHA-256 {blob.sha256} of {task}, received chunks with {digest}.")
+
+    def _chunk(self, task: str, number: int) -> Path:
+        return self._folder / f"{task}.{number}"

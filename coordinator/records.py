@@ -57,6 +57,7 @@ class RoundRecord(msgspec.Struct, frozen=True, kw_only=True):
         bytes_down: Bytes of blobs that the coordinator published.
         bytes_up: Bytes of updates that it received.
         weights: The model after the round.
+        failure: Why the model is still the one before, if it is.
     """
 
     round: int
@@ -69,3 +70,4 @@ class RoundRecord(msgspec.Struct, frozen=True, kw_only=True):
     bytes_down: int
     bytes_up: int
     weights: BlobReference
+    failure: str = ""

@@ -38,6 +38,7 @@ from .strategy_state import restore_state, save_state
 
 logger = logging.getLogger(__name__)
 ANSWERS_REMEMBERED = 3
+WAIT_SECONDS = 0.1
 
 
 class Stopped(Exception):  # noqa: N818 - not an error: the way out of nested loops when SIGTERM comes
@@ -111,6 +112,7 @@ class RoundLoop:
             bytes_down=train.bytes_down + evaluate.bytes_down,
             bytes_up=train.bytes_up + evaluate.bytes_up,
             weights=result,
+            failure=train.failure,
         )
         self._around.journal.put_round(record)
         self._store.keep({self._model.program.sha256, weights.sha256, result.sha256})
@@ -169,8 +171,14 @@ class RoundLoop:
                 self._around.listener(DevicesOnline(online=shown, wanted=wanted))
             if self._around.stopping():
                 raise Stopped
-            self._around.exchange.next(0.25)
+            self._hear(WAIT_SECONDS)
         return available
+
+    def _hear(self, seconds: float) -> None:
+        """Lets the roster grow for a while: nothing else that devices say is of use between phases."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            self._around.exchange.next(left)
 
     def _configure(self, record: PhaseRecord) -> tuple[dict[str, Assigned], int, Any]:
         """What is asked of whom, how many answers are enough, and the strategy's message.
@@ -294,7 +302,8 @@ class RoundLoop:
     # --- what lasts ---------------------------------------------------------------------------------------
 
     def _read(self, weights: BlobReference) -> Weights:
-        return tensors.decode(self._store.read(weights))
+        # In the template's order: some strategies pair tensors by their place and not by their name.
+        return tensors.check_like(tensors.decode(self._store.read(weights)), self._model.template)
 
     def _make_strategy(self) -> Any:
         chosen = self._config.strategy

@@ -14,6 +14,7 @@ from ..errors import MessageError, TrainingDataError
 from ..protocol import tensors
 from ..protocol.blobs import BlobStore
 from ..protocol.messages import Scalar
+from . import clipping
 from .assignment import Assignment, Bench
 from .sample_source import SampleSource
 from .samples import Samples
@@ -72,7 +73,11 @@ def carry_out(assignment: Assignment, bench: Bench, report: Report) -> Result:
         if task.phase == "train":
             metrics = _train(trainer, assignment, samples, report)
             new = tensors.check_like(trainer.get_weights(), weights)
-            trained = BlobStore(Path(bench.results)).put(tensors.encode(new), codec="f32")
+            norm = _number(task.config, clipping.KEY)
+            if norm:
+                new, was_longer = clipping.clip(new, weights, norm)
+                metrics[clipping.NORM_BIT] = float(was_longer)
+            trained = BlobStore(Path(bench.results)).put(tensors.encode(new, task.codec), codec=task.codec)
         else:
             metrics = _evaluate(trainer, samples, report)
     return Result(

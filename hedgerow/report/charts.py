@@ -63,9 +63,9 @@ def accuracy_per_round(report: Report) -> str:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
         axes.grid(axis="y")
-        axes.legend(loc="lower right")
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1))
 
-    return _picture("accuracy-per-round", 3.3, draw)
+    return _picture("accuracy-per-round", 3.8, draw)
 
 
 def before_and_after(name: str, rows: Sequence[tuple[str, float, float]]) -> str:

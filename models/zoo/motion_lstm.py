@@ -43,6 +43,6 @@ MOTION_LSTM = Entry(
     federate=federate,
     central=CentralTraining(epochs=20, batch_size=32, learning_rate=4e-3),
     federated=FederatedTraining(
-        rounds=10, local_epochs=2, batch_size=16, learning_rate=1e-3, optimizer="adam"
+        rounds=15, local_epochs=2, batch_size=16, learning_rate=1e-3, optimizer="adam"
     ),
 )

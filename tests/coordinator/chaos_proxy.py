@@ -2,9 +2,9 @@
 
     python chaos_proxy.py TARGET_PORT LISTEN_PORT ...
 
-A line "LISTEN_PORT MODE SECONDS" begins a fault; MODE is `cut` (at once), `hang` (nothing passes, then the
-connection is cut), `slow` (64 kbit/s), `late` (2 s), `twice` (every PUBLISH is sent again), `shuffle` (PUBLISH
-packets overtake each other).
+A line "LISTEN_PORT MODE SECONDS" begins a fault; MODE is `cut` (at once), `hang` (nothing passes, then it is
+cut), `slow` (64 kbit/s), `late` (2 s), `twice` (every PUBLISH comes again), `shuffle` (PUBLISH packets
+overtake each other).
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ async def main() -> None:
             continue
         port.mode, port.until = mode, loop.time() + float(seconds)
         if mode in ("hang", "late", "shuffle"):
-            # What is held back or comes late must not meet what comes after: the connection ends with the fault.
+            # What was held back must not meet what comes after: the connection ends with the fault.
             loop.call_later(float(seconds), port.cut)
 
 

@@ -70,7 +70,9 @@ class Rig:
 
     def start(self, command: list[str], name: str) -> subprocess.Popen[bytes]:
         with (self.folder / f"{name}.log").open("ab") as log, (self.folder / f"{name}.out").open("ab") as out:
-            process = subprocess.Popen(command, stdout=out, stderr=log, env=dict(os.environ))
+            process = subprocess.Popen(
+                command, stdout=out, stderr=log, env=dict(os.environ), preexec_fn=_ignore_sigusr1
+            )
         self.processes.append(process)
         return process
 
@@ -116,6 +118,11 @@ class Rig:
             if process.poll() is None:
                 process.send_signal(signal.SIGKILL)
                 process.wait()
+
+
+def _ignore_sigusr1() -> None:
+    """Until the process has a handler of its own: it may be struck while it starts."""
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 MakeRig = Callable[[str], Rig]

@@ -6,14 +6,17 @@ NUMBERS: how many weights the model has. WHERE and COUNT: every life of the coor
 "before" or "after" its write number COUNT to the journal, and another begins, until one comes to an end by
 itself: with COUNT 2, each transition of a run is met once. Each life is a fork, so that nothing is imported
 again. What it was killed at goes to `kills` beside CONFIG, a line each; events go to standard output.
+SIGUSR1: the disk is full for a second.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,7 @@ from hedgerow.coordinator import daemon
 from hedgerow.coordinator.config import CoordinatorConfig
 from hedgerow.coordinator.daemon import Coordinator, Stopped
 from hedgerow.coordinator.events import Event, to_line
+from hedgerow.coordinator.intake import Intake
 from hedgerow.coordinator.journal import Journal
 from hedgerow.errors import HedgerowError
 
@@ -70,8 +74,22 @@ def kill_at(where: str, count: int, kills: Path) -> None:
     Journal._execute = counted  # type: ignore[method-assign]
 
 
+def fill_the_disk_at_sigusr1() -> None:
+    """For a second after the signal, no chunk can be stored."""
+    add, full = Intake.add, [0.0]
+    signal.signal(signal.SIGUSR1, lambda number, frame: full.__setitem__(0, time.monotonic() + 1.0))
+
+    def adding(self: Intake, chunk: Any) -> Any:
+        if time.monotonic() < full[0]:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return add(self, chunk)
+
+    Intake.add = adding  # type: ignore[method-assign]
+
+
 def live(config: CoordinatorConfig, numbers: int) -> int:
     program = Program(numbers)
+    fill_the_disk_at_sigusr1()
     daemon._load_program = lambda model: program  # type: ignore[assignment, return-value]
     stopping: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: stopping.append(number))
