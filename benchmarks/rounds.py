@@ -121,7 +121,7 @@ def _follow(events: Iterator[bytes], history: Path) -> dict[str, Any]:
         if event["event"] == "devices_online" and event["online"] > 0 and not started:
             started = now
         if event["event"] == "phase_opened":
-            joined = joined or now - started
+            joined = joined or (now - started if started else 0.0)
             opened.append(now)
         if event["event"] == "round_ended":
             seconds.append(event["record"]["seconds"])

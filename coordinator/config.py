@@ -50,6 +50,8 @@ class CoordinatorConfig(
         over_selection: So many times the devices that the strategy samples are asked, if there are so many.
         device_factor: A device's own deadline is so many times its slowest of the last answers; 0: none.
         device_seconds: And at least so long.
+        asleep_seconds: A device that went offline may still be asked for so long: it hears of its task when
+            it is back, and only the deadline ends the wait.
         uploads: How many devices may upload at once.
         examples_at_most: An update that claims more training samples is refused.
         codec: How weights travel, both ways: "f32", or "f16" for half the bytes.
@@ -74,6 +76,7 @@ class CoordinatorConfig(
     over_selection: Annotated[float, msgspec.Meta(ge=1)] = 1.3
     device_factor: Annotated[float, msgspec.Meta(ge=0)] = 5.0
     device_seconds: Annotated[float, msgspec.Meta(gt=0)] = 120.0
+    asleep_seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     uploads: Positive = 8
     examples_at_most: Positive = 10_000_000
     codec: Literal["f32", "f16"] = "f32"

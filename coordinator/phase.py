@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.25
 BATCH = 32
+BATCH_BYTES = 64 << 20
 SPOILT_AT_MOST = 3
 Fold = Callable[[Update, Weights | None], None]
 
@@ -112,6 +113,8 @@ class PhaseRun:
         self._fold = fold
         self._around = around
         self._complete: list[str] = []
+        # They are checked and journaled together, and meanwhile all of them are in memory.
+        self._batch = max(1, min(BATCH, BATCH_BYTES // admission.bytes_at_most))
         self._spoilt: Counter[str] = Counter()
         self._received_before = around.intake.bytes_received
         self._bytes_recovered = 0
@@ -135,7 +138,7 @@ class PhaseRun:
             if message is not None:
                 self._on_message(message)
             due = time.monotonic() - ticked >= TICK_SECONDS
-            if self._complete and (message is None or due or len(self._complete) >= BATCH):
+            if self._complete and (message is None or due or len(self._complete) >= self._batch):
                 self._count()
             if due:
                 ticked = time.monotonic()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
@@ -76,6 +77,7 @@ class Roster:
     """
 
     states: dict[str, DeviceState] = field(default_factory=dict)
+    _left: dict[str, float] = field(default_factory=dict)
     _windows: dict[str, tuple[int, ReplayWindow]] = field(default_factory=dict)
 
     def observe(self, state: DeviceState) -> News:
@@ -90,6 +92,8 @@ class Roster:
             return News.NOTHING
         if not state.online:
             # A will carries no news but the death itself.
+            if known is not None and known.online:
+                self._left[state.device] = time.monotonic()
             self.states[state.device] = (
                 state if known is None else msgspec.structs.replace(known, online=False)
             )
@@ -119,3 +123,14 @@ class Roster:
     def online(self) -> tuple[str, ...]:
         """The devices that can hear us, in order of their names."""
         return tuple(sorted(name for name, state in self.states.items() if state.online))
+
+    def available(self, asleep_seconds: float) -> tuple[str, ...]:
+        """The devices that are online, or went offline within so long: they are asked when they are back."""
+        since = time.monotonic() - asleep_seconds
+        return tuple(
+            sorted(
+                name
+                for name, state in self.states.items()
+                if state.online or (asleep_seconds and self._left.get(name, float("-inf")) >= since)
+            )
+        )

@@ -156,7 +156,8 @@ class RoundLoop:
 
     def _available(self) -> tuple[str, ...]:
         roster = self._around.exchange.roster
-        return tuple(d for d in roster.online() if self._config.eligible.admits(roster.states[d]))
+        there = roster.available(self._config.asleep_seconds)
+        return tuple(device for device in there if self._config.eligible.admits(roster.states[device]))
 
     def _wait_for_devices(self, round_: int, phase: PhaseName) -> tuple[str, ...]:
         """The devices to choose from, once there are enough; for an evaluation, those in time."""

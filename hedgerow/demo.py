@@ -131,11 +131,11 @@ def _clean_folder(folder: Path) -> Iterator[Path]:
     try:
         yield folder
     except Exception:
-        # What went wrong is in the logs, if there are any by now.
-        for log in folder.glob("logs/*.log"):
-            if not log.stat().st_size:
-                log.unlink()
-        _remove_if_empty(folder / "logs", *([] if existed else [folder]))
+        # What went wrong is in the logs, unless it was refused before anything was made.
+        made = {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+        if made <= {"logs", "logs/demo.log"}:
+            shutil.rmtree(folder / "logs", ignore_errors=True)
+            _remove_if_empty(*([] if existed else [folder]))
         raise
     except BaseException:
         for path in folder.iterdir():

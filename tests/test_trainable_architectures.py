@@ -127,10 +127,10 @@ def test_steps_follow_keras(tmp_path: Path, device_run, name: str) -> None:
         model, tmp_path / "model.tflite", batch_size=BATCH, loss=losses, momentum=0.9
     ).path
     batches = [batch_of(model, losses, seed) for seed in range(3)]
-    extra = {"weight": np.ones(BATCH, np.float32), "learning_rate": np.float32(0.01)}
+    extra = {"weight": np.ones(BATCH, np.float32), "learning_rate": np.float32(0.001)}
     calls = [("train", named("x", x) | named("y", y) | extra) for x, y in batches]
     calls.append(("infer", named("x", batches[0][0])))
-    optimizer = keras.optimizers.SGD(0.01, momentum=0.9)
+    optimizer = keras.optimizers.SGD(0.001, momentum=0.9)
     model.compile(optimizer, losses if len(losses) > 1 else losses[0])
     expected = []
     for x, y in batches:

@@ -98,6 +98,8 @@ def watch(history: Path, device: str) -> None:
     def adding(self: Spool, result: Result) -> None:
         if time.monotonic() < full[0]:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        # Killed in between, it has finished without a line that says so.
+        note("finishing", task=result.task)
         add(self, result)
         note("finished", task=result.task, sha256=result.weights.sha256 if result.weights else "")
 

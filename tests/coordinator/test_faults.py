@@ -86,6 +86,25 @@ def test_sigterm_stops_at_once_and_the_next_start_goes_on(broker_url: str, make_
     assert len(tasks) == 6, "nobody trained twice"
 
 
+def test_a_sleeping_device_is_asked_when_it_is_back(mosquitto: str, make_rig: Fixture) -> None:
+    rig = make_rig(mosquitto)
+    rig.configure(start_devices=2, minimum_devices=2, rounds=1, asleep_seconds=600.0)
+    rig.start_devices(1)
+    coordinator = rig.start_coordinator()
+    sleeper = Hostile(mosquitto, rig.fleet, "sleeper")
+    task = sleeper.hear(messages.Task).task
+    sleeper.say(messages.Failed, task=task, reason="going to sleep")
+    sleeper.say(messages.DeviceState, online=False, examples=5)
+    assert sleeper.hear(messages.Task, phase="evaluate", seconds=1.0, optional=True) is None
+    sleeper.say(messages.DeviceState, online=True, examples=5, incarnation=2)
+    evaluation = sleeper.hear(messages.Task, phase="evaluate").task
+    metrics = {"loss": 1.0, "accuracy": 0.5}
+    sleeper.say(messages.Update, task=evaluation, round=1, num_examples=5, metrics=metrics, incarnation=2)
+    assert sleeper.hear(messages.Settled, task=evaluation).accepted
+    assert rig.finish(coordinator) == 0, rig.log[-2000:]
+    sleeper.link.close()
+
+
 def test_two_coordinators(broker_url: str, make_rig: Fixture) -> None:
     first, second = make_rig(broker_url), make_rig(broker_url)
     first.configure(start_devices=1)
@@ -213,7 +232,7 @@ class Hostile:
         self.link.publish(at, payload, retain=kind is messages.DeviceState)
         return payload
 
-    def hear(self, kind: type, *, seconds: float = 20.0, **fields: Any) -> Any:
+    def hear(self, kind: type, *, seconds: float = 20.0, optional: bool = False, **fields: Any) -> Any:
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             try:
@@ -226,6 +245,8 @@ class Hostile:
                 message = messages.decode(place, event.payload)
                 if isinstance(message, kind) and all(getattr(message, k) == v for k, v in fields.items()):
                     return message
+        if optional:
+            return None
         raise AssertionError(f"no {kind.__name__} with {fields}")
 
     def send(self, update: bytes, task: str, grant: messages.Grant) -> None:

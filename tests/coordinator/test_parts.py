@@ -60,6 +60,17 @@ def test_births_deaths_and_what_is_no_news() -> None:
     assert [roster.is_news(old), roster.is_news(new), roster.is_news(new)] == [False, True, False]
 
 
+def test_a_device_that_sleeps_may_be_asked_one_that_was_never_there_may_not() -> None:
+    roster = Roster()
+    roster.observe(state("awake"))
+    roster.observe(state("asleep"))
+    roster.observe(state("asleep", online=False))
+    roster.observe(state("dead", online=False))
+    assert roster.available(0.0) == ("awake",)
+    assert roster.available(60.0) == ("asleep", "awake")
+    assert roster.online() == ("awake",)
+
+
 def test_the_inbox_is_bounded_and_one_wake_up_stands_for_many() -> None:
     inbox = Inbox(bytes_at_most=10)
     for payload in (b"123456", b"78901", b"2345"):

@@ -58,11 +58,15 @@ class Case:
 
     def expected(self) -> Tensors:
         """Outputs, gradients and changed weights in float64."""
+        policy = keras.config.dtype_policy()
         keras.config.set_floatx("float64")
+        keras.config.set_dtype_policy("float64")
         try:
             model = self.build()
         finally:
             keras.config.set_floatx("float32")
+            keras.config.set_dtype_policy(policy)
+        assert all(weight.dtype == "float64" for weight in model.trainable_weights)
         for weight, value in zip(model.weights, self.weights, strict=True):
             weight.assign(value)
         inputs = [tf.constant(x.astype("float64") if x.dtype.kind == "f" else x) for x in self.inputs]
