@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import importlib.util
 from dataclasses import dataclass
 from typing import Literal
 
@@ -46,3 +47,10 @@ def find_runtime(runtime: RuntimeName = "auto") -> Runtime:
             return Runtime(name, importlib.metadata.version(RUNTIMES[name][1]))
     expected = " or ".join(RUNTIMES[name][1] for name in names)
     raise RuntimeMissingError(f"Expected {expected} to be installed, found no such distribution.")
+
+
+def installed() -> tuple[str, ...]:
+    """The names of the runtimes that this environment has; tflite-runtime has no wheel after Python 3.11."""
+    return tuple(
+        name for name, (module, _) in RUNTIMES.items() if importlib.util.find_spec(module.split(".")[0])
+    )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 from hedgerow.broker import free_port
 from hedgerow.processes import wait_for_port
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
 Tensors = dict[str, np.ndarray]
 Calls = Sequence[tuple[str, Tensors]]
 DeviceRun = Callable[[str, Sequence[tuple[Path, Calls]]], list[list[Tensors]]]
+
+
+# A busy machine is no reason to fail: what a test has to prove does not depend on time.
+settings.register_profile("hedgerow", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("hedgerow")
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from hedgerow.hardware.runtime import installed
 from hedgerow.models import export_trainable
 
 BATCH = 4
@@ -145,7 +146,7 @@ def test_outputs_and_gradients_are_kerass(tmp_path: Path, device_run) -> None:
         cases.append((file, calls))
         before = {weight.path: weight.numpy() for weight in model.trainable_weights}
         wanted[name] = (before, *float64_step(name, model, inputs, y))
-    for runtime in ("tflite", "litert"):
+    for runtime in installed():
         for (name, (before, outputs, gradients)), found in zip(
             wanted.items(), device_run(runtime, cases), strict=True
         ):
@@ -177,7 +178,7 @@ def test_fifty_steps_follow_keras(tmp_path: Path, device_run, name: str) -> None
     ]
     model.compile(keras.optimizers.SGD(0.05, momentum=0.9), "mse")
     losses = [model.train_on_batch(x, y) for x, y in batches]
-    for runtime in ("tflite", "litert"):
+    for runtime in installed():
         (found,) = device_run(runtime, [(file, [*calls, ("get_weights", {})])])
         np.testing.assert_allclose([step["loss"] for step in found[:-1]], losses, rtol=1e-4)
         for weight in model.trainable_weights:
@@ -191,6 +192,6 @@ def test_512_steps_convert_small_and_run(tmp_path: Path, device_run) -> None:
     info = export_trainable(model, tmp_path / "long.tflite", batch_size=BATCH, loss="mse")
     assert info.size_bytes < 400_000
     x = np.random.default_rng(9).normal(size=(BATCH, 512, 3)).astype(np.float32)
-    for runtime in ("tflite", "litert"):
+    for runtime in installed():
         ((infer,),) = device_run(runtime, [(info.path, [("infer", {"x": x})])])
         np.testing.assert_allclose(infer["output"], model(x).numpy(), atol=1e-5)

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 
+from hedgerow.hardware.runtime import installed
 from hedgerow.models import architectures, export_trainable
 
 layers = keras.layers
@@ -137,7 +138,7 @@ def test_steps_follow_keras(tmp_path: Path, device_run, name: str) -> None:
         loss = model.train_on_batch(x if len(x) > 1 else x[0], y if len(y) > 1 else y[0])
         expected.append(float(np.ravel(loss)[0]))
     predicted = keras.tree.flatten(model(batches[0][0] if len(batches[0][0]) > 1 else batches[0][0][0]))
-    for runtime in ("tflite", "litert"):
+    for runtime in installed():
         ((*steps, inferred, weights),) = device_run(runtime, [(file, [*calls, ("get_weights", {})])])
         np.testing.assert_allclose([step["loss"] for step in steps], expected, rtol=2e-5, err_msg=runtime)
         for weight in model.weights:

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 
+from hedgerow.hardware.runtime import installed
 from hedgerow.models import export_trainable
 
 BATCH = 16
@@ -55,7 +56,7 @@ def test_steps_of_the_two_conv_cnn_equal_keras(tmp_path: Path, device_run, momen
     ]
     model.compile(keras.optimizers.SGD(0.1, momentum=momentum), "sparse_categorical_crossentropy")
     expected = [model.train_on_batch(x, y) for x, y in batches]
-    for runtime in ("tflite", "litert"):
+    for runtime in installed():
         (outputs,) = device_run(runtime, [(file, [*steps, ("get_weights", {})])])
         np.testing.assert_allclose([step["loss"] for step in outputs[:-1]], expected, rtol=1e-5)
         for path, value in keras_weights(model).items():
@@ -69,7 +70,7 @@ def test_weights_travel_bit_for_bit(tmp_path: Path, device_run) -> None:
     original = keras_weights(model)
     other = {name: generator.normal(size=value.shape).astype(np.float32) for name, value in original.items()}
     calls = [("get_weights", {}), ("set_weights", other), ("get_weights", {})]
-    for runtime in ("tflite", "litert"):
+    for runtime in installed():
         ((first, _, second),) = device_run(runtime, [(file, calls)])
         assert first.keys() == original.keys()
         assert all(np.array_equal(first[name], original[name]) for name in original)
@@ -85,7 +86,7 @@ def test_fifty_steps_stay_on_kerass_trajectory(tmp_path: Path, device_run) -> No
     calls = [("train", {"x": x, "y": y, **extra}) for x, y in batches]
     model.compile(keras.optimizers.SGD(0.01, momentum=0.9), "sparse_categorical_crossentropy")
     expected = [model.train_on_batch(x, y) for x, y in batches]
-    for runtime in ("tflite", "litert"):
+    for runtime in installed():
         (outputs,) = device_run(runtime, [(file, [*calls, ("get_weights", {})])])
         np.testing.assert_allclose([step["loss"] for step in outputs[:-1]], expected, atol=1e-4)
         for path, value in keras_weights(model).items():
@@ -105,7 +106,7 @@ def test_steps_of_an_lstm_equal_keras(tmp_path: Path, device_run) -> None:
     inputs = {"x": x, "y": y, "weight": np.ones(BATCH, np.float32), "learning_rate": np.float32(0.1)}
     model.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
     expected = [model.train_on_batch(x, y) for _ in range(3)]
-    for runtime in ("tflite", "litert"):
+    for runtime in installed():
         (outputs,) = device_run(runtime, [(file, [*[("train", inputs)] * 3, ("get_weights", {})])])
         np.testing.assert_allclose([step["loss"] for step in outputs[:-1]], expected, rtol=1e-5)
         for path, value in keras_weights(model).items():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from hedgerow.edge.readiness import ReadinessPolicy
+from hedgerow.hardware.runtime import installed
 from hedgerow.protocol import tensors
 from hedgerow.protocol.messages import (
     Accepted,
@@ -39,7 +40,7 @@ def ask(coordinator: Fixture, offered: dict[str, BlobReference], name: str, **fi
     coordinator.tell(Task, "d1", task=name, config=config, **offered, **fields)
 
 
-@pytest.mark.parametrize("runtime", ["tflite", "litert"])
+@pytest.mark.parametrize("runtime", installed())
 def test_a_round_of_training_and_evaluation(
     runtime: str, coordinator: Fixture, offered: dict[str, BlobReference], model: Fixture, make_agent: Fixture
 ) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from hedgerow.hardware.runtime import installed
 from hedgerow.models.gradients import differentiate, override_gradients
 from hedgerow.models.trainable import lint
 from hedgerow.models.trainable.call import call_model, input_specs
@@ -22,12 +23,17 @@ Tensors = dict[str, np.ndarray]
 
 @dataclass
 class Case:
-    """A model, inputs for it, and a gradient for each of its outputs."""
+    """A model, inputs for it, and a gradient for each of its outputs.
+
+    ``precision`` is the reference's: float64, but for MaxPool3D, which TensorFlow has in float32 only and
+    which only moves numbers.
+    """
 
     name: str
     build: Callable[[], keras.Model]
     inputs: list[np.ndarray]
     training: bool = True
+    precision: str = "float64"
 
     def __post_init__(self) -> None:
         keras.utils.set_random_seed(1)
@@ -57,19 +63,19 @@ class Case:
         return [(i, generator.normal(size=shape).astype(np.float32)) for i, shape in enumerate(shapes)]
 
     def expected(self) -> Tensors:
-        """Outputs, gradients and changed weights in float64."""
+        """Outputs, gradients and changed weights by Keras and autodiff, in the case's precision."""
         policy = keras.config.dtype_policy()
-        keras.config.set_floatx("float64")
-        keras.config.set_dtype_policy("float64")
+        keras.config.set_floatx(self.precision)
+        keras.config.set_dtype_policy(self.precision)
         try:
             model = self.build()
         finally:
             keras.config.set_floatx("float32")
             keras.config.set_dtype_policy(policy)
-        assert all(weight.dtype == "float64" for weight in model.trainable_weights)
+        assert all(weight.dtype == self.precision for weight in model.trainable_weights)
         for weight, value in zip(model.weights, self.weights, strict=True):
             weight.assign(value)
-        inputs = [tf.constant(x.astype("float64") if x.dtype.kind == "f" else x) for x in self.inputs]
+        inputs = [tf.constant(x.astype(self.precision) if x.dtype.kind == "f" else x) for x in self.inputs]
         trainable = [weight.value for weight in model.trainable_weights]
         sources = [x for x in inputs if x.dtype.is_floating]
         with tf.GradientTape() as tape:
@@ -78,7 +84,7 @@ class Case:
             outputs = keras.tree.flatten(model(structured, training=self.training))
             total = tf.add_n(
                 [
-                    tf.reduce_sum(y * r.astype("float64"))
+                    tf.reduce_sum(y * r.astype(self.precision))
                     for y, (_, r) in zip(outputs, self.upstream(), strict=True)
                 ]
             )
@@ -147,7 +153,7 @@ class GradientCheck:
         file.write_bytes(content)
         calls = [(f"case{index}", case.tensors()) for index, case in enumerate(cases)]
         expected = [case.expected() for case in cases]
-        for runtime in ("tflite", "litert"):
+        for runtime in installed():
             (results,) = self._device_run(runtime, [(file, calls)])
             for case, outputs, wanted in zip(cases, results, expected, strict=True):
                 assert_close(outputs, wanted, f"{runtime} {case.name}")
