@@ -53,6 +53,17 @@ def encoder_decoder() -> keras.Model:
     return keras.Model([source, target], layers.Dense(9, activation="softmax")(merged))
 
 
+def stacked_bidirectional() -> keras.Model:
+    return keras.Sequential(
+        [
+            keras.Input((12, 5)),
+            layers.Bidirectional(layers.LSTM(8, return_sequences=True)),
+            layers.Bidirectional(layers.LSTM(8)),
+            layers.Dense(4, activation="softmax"),
+        ]
+    )
+
+
 def shared_and_nested() -> keras.Model:
     """Two inputs through one shared, nested encoder; two outputs."""
     inner = keras.Sequential(
@@ -89,13 +100,16 @@ MODELS: dict[str, tuple[Callable[[], keras.Model], list[str]]] = {
     ),
     "u_net": (u_net, ["sparse_categorical_crossentropy"]),
     "convnet_3d": (convnet_3d, ["sparse_categorical_crossentropy"]),
+    "stacked_bidirectional": (stacked_bidirectional, ["sparse_categorical_crossentropy"]),
     "encoder_decoder": (encoder_decoder, ["sparse_categorical_crossentropy"]),
     "shared_and_nested": (shared_and_nested, ["sparse_categorical_crossentropy", "binary_crossentropy"]),
 }
 
 
-# At a batch of 4, noise of 1e-6 on MobileNet's weights moves its loss by 1e-5, and every step multiplies it.
-STEPS = {"mobilenet_v1": 1}
+STEPS, LEARNING_RATE = 50, 0.001
+# A rectifier whose input is within rounding of 0 may pass a gradient in one program and not in the other, and
+# from then on the trajectories differ by 1e-3: for these models other batches meet such an input.
+FIRST_BATCH = {"ds_cnn": 100, "convnet_3d": 100}
 
 
 def batch_of(model: keras.Model, losses: list[str], seed: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -122,32 +136,70 @@ def named(prefix: str, arrays: list[np.ndarray]) -> dict[str, np.ndarray]:
     return {f"{prefix}{index}": array for index, array in enumerate(arrays)}
 
 
+def trajectory(
+    name: str,
+    weights: list[np.ndarray],
+    batches: list[tuple[list[np.ndarray], list[np.ndarray]]],
+    precision: str,
+) -> tuple[list[float], list[np.ndarray], list[np.ndarray]]:
+    """Keras's losses, its final weights and what it then predicts for the first batch."""
+    build, losses = MODELS[name]
+    policy = keras.config.dtype_policy()
+    keras.config.set_floatx(precision)
+    keras.config.set_dtype_policy(precision)
+    try:
+        model = build()
+        for weight, value in zip(model.weights, weights, strict=True):
+            weight.assign(value)
+        optimizer = keras.optimizers.SGD(LEARNING_RATE, momentum=0.9)
+        model.compile(optimizer, losses if len(losses) > 1 else losses[0])
+        found = []
+        for x, y in batches:
+            loss = model.train_on_batch(x if len(x) > 1 else x[0], y if len(y) > 1 else y[0])
+            found.append(float(np.ravel(loss)[0]))
+        first = batches[0][0]
+        predicted = keras.tree.flatten(model(first if len(first) > 1 else first[0]))
+    finally:
+        keras.config.set_floatx("float32")
+        keras.config.set_dtype_policy(policy)
+    return found, [w.numpy() for w in model.weights], [np.asarray(y) for y in predicted]
+
+
+def distance(found: list[np.ndarray], wanted: list[np.ndarray]) -> float:
+    """The largest error of a weight, relative to the largest number in its tensor."""
+    return max(
+        float(np.abs(own - other).max() / max(np.abs(other).max(), 0.1))
+        for own, other in zip(found, wanted, strict=True)
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
-def test_steps_follow_keras(tmp_path: Path, device_run, name: str) -> None:
+def test_fifty_steps_follow_keras(tmp_path: Path, device_run, name: str) -> None:
+    """Within 1e-4, or within what rounding alone does to Keras: MobileNet at a batch of 4 is chaotic."""
     build, losses = MODELS[name]
     keras.utils.set_random_seed(0)
     model = build()
+    start = [weight.numpy() for weight in model.weights]
     file = export_trainable(
         model, tmp_path / "model.tflite", batch_size=BATCH, loss=losses, momentum=0.9
     ).path
-    batches = [batch_of(model, losses, seed) for seed in range(STEPS.get(name, 3))]
-    extra = {"weight": np.ones(BATCH, np.float32), "learning_rate": np.float32(0.001)}
+    first = FIRST_BATCH.get(name, 0)
+    batches = [batch_of(model, losses, seed) for seed in range(first, first + STEPS)]
+    extra = {"weight": np.ones(BATCH, np.float32), "learning_rate": np.float32(LEARNING_RATE)}
     calls = [("train", named("x", x) | named("y", y) | extra) for x, y in batches]
-    calls.append(("infer", named("x", batches[0][0])))
-    optimizer = keras.optimizers.SGD(0.001, momentum=0.9)
-    model.compile(optimizer, losses if len(losses) > 1 else losses[0])
-    expected = []
-    for x, y in batches:
-        loss = model.train_on_batch(x if len(x) > 1 else x[0], y if len(y) > 1 else y[0])
-        expected.append(float(np.ravel(loss)[0]))
-    predicted = keras.tree.flatten(model(batches[0][0] if len(batches[0][0]) > 1 else batches[0][0][0]))
+    calls += [("infer", named("x", batches[0][0])), ("get_weights", {})]
+    expected, wanted, predicted = trajectory(name, start, batches, "float32")
+    rounding = 0.0
+    if name == "mobilenet_v1":
+        _, exact, _ = trajectory(name, start, batches, "float64")
+        rounding = distance(wanted, exact)
     for runtime in installed():
-        ((*steps, inferred, weights),) = device_run(runtime, [(file, [*calls, ("get_weights", {})])])
-        np.testing.assert_allclose([step["loss"] for step in steps], expected, rtol=2e-5, err_msg=runtime)
-        for weight in model.weights:
-            wanted = weight.numpy()
-            error = np.abs(weights[weight.path] - wanted).max() / max(np.abs(wanted).max(), 0.1)
-            assert error < 1e-4, f"{runtime} {weight.path}: {error:.1e}"
-        for output, value in zip(sorted(inferred), predicted, strict=True):
-            np.testing.assert_allclose(inferred[output], value, atol=1e-4, err_msg=f"{runtime} {output}")
+        ((*steps, inferred, weights),) = device_run(runtime, [(file, calls)])
+        assert steps[0]["loss"] == pytest.approx(expected[0], rel=2e-5), runtime
+        found = [weights[weight.path] for weight in model.weights]
+        assert distance(found, wanted) <= max(1e-4, 3 * rounding), runtime
+        if not rounding:
+            np.testing.assert_allclose([step["loss"] for step in steps], expected, rtol=1e-4, err_msg=runtime)
+            for output, value in zip(sorted(inferred), predicted, strict=True):
+                np.testing.assert_allclose(inferred[output], value, atol=1e-4, err_msg=f"{runtime} {output}")

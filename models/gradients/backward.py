@@ -27,5 +27,5 @@ def differentiate(loss: tf.Tensor, sources: Sequence[tf.Tensor]) -> list[tf.Tens
     except LookupError as error:
         raise UncoveredOperatorError(f"Expected operators with a gradient: {error}.") from error
     found = [gradient for gradient in gradients if gradient is not None]
-    lowered = iter(lower(graph, found, training=True, already=before, operators=OPERATORS))
+    lowered = iter(lower(graph, found, training=True, already=before, operators=(*OPERATORS, "AddN")))
     return [None if gradient is None else next(lowered) for gradient in gradients]

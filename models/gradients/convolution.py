@@ -1,8 +1,10 @@
 """2-D convolutions (and 1-D ones, which Keras writes as 2-D of height 1), plain and transposed.
 
-No TFLite operator computes a filter gradient. Two formulations do: patches cut by a *static* one-hot
-convolution, which the fast CPU kernels take, and one matrix product; or the convolution of the transposed
-input with the transposed output gradient. The first shares its patches with the forward pass.
+No TFLite operator computes a filter gradient, and the fast CPU kernels take a convolution only with constant
+filters. In training a convolution is therefore a matrix product: over windows of a single row where that
+copies less, else over whole patches. Both share what they copied with the backward pass. Where patches would
+be too large the kernel is kept, and the filter gradient is a convolution of the transposed input with the
+transposed output gradient.
 """
 
 from __future__ import annotations
@@ -11,32 +13,45 @@ import math
 
 import tensorflow as tf
 
-from . import axis
-from .patches import cut
-from .product import multiply
+from . import axis, rows
+from .patches import cut, paste
+from .product import batched, multiply
 from .registry import gradient, lowering
 from .window import Window, static_shape, window_of
 
 # Above this many elements per patch the convolution kernels beat patches and a matrix product.
 _LARGEST_PATCH = 1152
-_LARGEST_STRIDED_PATCH = 160
 # Up to this many patches, an input gradient by patches beats a convolution with variable weights.
 _MOST_PATCHES = 8192
 
 
-@lowering("Conv2D", note="groups apart; small patches by a static one-hot convolution and one matrix product")
+@lowering("Conv2D", note="groups apart; in training one matrix product over rows or patches")
 def convolution(op: tf.Operation, training: bool) -> tf.Tensor | None:
-    """Splits groups, and in training writes a convolution of few input channels as patches times filters."""
+    """Splits groups, and in training writes a convolution as a matrix product."""
     x, filters = op.inputs
+    channels, outputs = static_shape(filters)[2:]
     window = window_of(op, x, static_shape(filters)[:2])
-    if static_shape(x)[-1] != static_shape(filters)[2]:
+    if static_shape(x)[-1] != channels:
         return _grouped(op, window)
-    largest = _LARGEST_PATCH if set(window.strides) == {1} else _LARGEST_STRIDED_PATCH
-    small = window.taps > 1 and window.taps * static_shape(x)[-1] <= largest
-    square = len(set(window.strides)) == 1 or static_shape(x)[-1] == 1
-    if not training or not small or not square or filters.op.type == "Const":
+    if not training or filters.op.type == "Const":
         return None
-    return _by_patches(x, filters, window)
+    if window.is_pointwise:
+        flat = batched(tf.reshape(x, [-1, channels]), tf.reshape(filters, [channels, outputs]))
+        return tf.reshape(flat, op.outputs[0].shape)
+    if window.taps * channels > _LARGEST_PATCH:
+        return None
+    return (
+        rows.convolve(x, filters, window)
+        if _rows_pay(window, channels, outputs)
+        else _by_patches(x, filters, window)
+    )
+
+
+def _rows_pay(window: Window, channels: int, outputs: int) -> bool:
+    """Whether windows of one row copy less than patches, and few rows are computed in vain."""
+    copied = window.kernel[1] * channels + window.kernel[0] * outputs
+    tall = window.output[0] > 4 * (window.extent[0] - 1)
+    return set(window.strides) == {1} and tall and channels > 1 and copied < window.taps * channels
 
 
 @gradient("Conv2D", note="dx: a (transposed) convolution; dW: a convolution of transposed input and gradient")
@@ -75,12 +90,15 @@ def _by_patches(x: tf.Tensor, filters: tf.Tensor, window: Window) -> tf.Tensor:
     def convolve(x: tf.Tensor, filters: tf.Tensor) -> tuple[tf.Tensor, object]:
         patches = cut(x, window)
         flat = tf.reshape(filters, [window.taps * channels, outputs])
-        y = tf.reshape(tf.matmul(patches, flat), [batch, *window.output, outputs])
+        y = tf.reshape(batched(patches, flat), [batch, *window.output, outputs])
 
         def backward(dy: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            product = tf.matmul(patches, tf.reshape(dy, [-1, outputs]), transpose_a=True)
+            dy_flat = tf.reshape(dy, [-1, outputs])
+            product = tf.matmul(patches, dy_flat, transpose_a=True)
             d_filters = tf.reshape(product, [*window.kernel, channels, outputs])
-            return _input_gradient(static_shape(x), filters, dy, window), d_filters
+            if set(window.strides) == {1}:
+                return _input_gradient(static_shape(x), filters, dy, window), d_filters
+            return paste(multiply(dy_flat, flat, transpose_b=True), window, channels), d_filters
 
         return y, backward
 

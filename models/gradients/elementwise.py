@@ -5,15 +5,23 @@ TensorFlow's own compute the axes to reduce at run time; with static shapes they
 
 from __future__ import annotations
 
+import functools
+
 import tensorflow as tf
 
-from .registry import gradient, native
+from .registry import gradient, lowering, native
 from .window import static_shape
 
 native(
     "Neg", "Exp", "Log", "Log1p", "Sqrt", "Square", "Abs", "Sin", "Cos", "Cast", "Sign", "Floor",
     "AddN", "Erf", family="elementwise",
 )  # fmt: skip
+
+
+@lowering("AddN", note="one addition after the other: the fast kernels have no sum of many")
+def add_many(op: tf.Operation, training: bool) -> tf.Tensor:
+    """What ``tf.gradients`` adds up where a tensor is read more than once, too."""
+    return functools.reduce(tf.add, op.inputs)
 
 
 @gradient("BiasAdd", note="dy, and its sum over all axes but the last")

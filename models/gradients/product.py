@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from .registry import gradient, native
+from .registry import gradient, lowering, native
 
 native("BatchMatMulV2", "Einsum", family="product", note="products with the transposed operand")
+
+
+@lowering("MatMul", note="at rank 3: of a rectified product of rank 2 the converter loses the rectifier")
+def matrix_product(op: tf.Operation, training: bool) -> tf.Tensor | None:
+    """Products with constants, which become FULLY_CONNECTED, stay."""
+    a, b = op.inputs
+    if b.op.type == "Const":
+        return None
+    return batched(a, b, transpose_a=op.get_attr("transpose_a"), transpose_b=op.get_attr("transpose_b"))
 
 
 @gradient("MatMul", note="products with the transposed operand, at rank 3 where the second is transposed")
@@ -35,10 +44,20 @@ def multiply(
     """
     if not transpose_b:
         return tf.matmul(a, b, transpose_a=transpose_a)
+    return batched(a, b, transpose_a=transpose_a, transpose_b=True)
+
+
+def batched(a: tf.Tensor, b: tf.Tensor, *, transpose_a: bool = False, transpose_b: bool = False) -> tf.Tensor:
+    """The product of two matrices as a batch of one.
+
+    An activation after a product of rank 2 is fused into a FULLY_CONNECTED, which the converter then turns
+    into a BATCH_MATMUL, because the weights are no constants, and that has no activation: relu, relu6 and
+    clipping are lost without a word. Nothing is fused into a product of rank 3.
+    """
     product = tf.matmul(
         tf.reshape(a, [1, *a.shape]),
         tf.reshape(b, [1, *b.shape]),
         transpose_a=transpose_a,
-        transpose_b=True,
+        transpose_b=transpose_b,
     )
     return tf.reshape(product, product.shape[1:])

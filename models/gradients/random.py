@@ -66,7 +66,9 @@ def _uniform(op: tf.Operation, count: int, salt: str) -> tf.Tensor:
     row = tf.reshape(tf.range(rows, dtype=tf.int32) * _ROW, [rows, 1])
     column = tf.reshape(tf.range(min(count, _ROW), dtype=tf.int32), [1, -1])
     index = (tf.cast(row, tf.uint32) + start) + tf.cast(column, tf.uint32)
-    bits = tf.reshape(_mix(index), [-1])[:count]
+    bits = tf.reshape(_mix(index), [-1])
+    if count % _ROW and rows > 1:
+        bits = tf.slice(bits, [0], [count])
     return tf.cast(tf.bitwise.right_shift(bits, tf.constant(8, tf.uint32)), tf.float32) * 2.0**-24
 
 

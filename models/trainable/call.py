@@ -14,6 +14,7 @@ from ...errors import DynamicShapeError
 from ..gradients import lower
 from ..gradients.random import seeded
 from ..recurrent import trainable_recurrence
+from .normalization import short_normalization
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,12 @@ def call_model(
         states = [(state, state.numpy()) for state in seed_states(model)]
     mapping += [(state, tf.constant(value)) for state, value in states]
     stateless = keras.StatelessScope(state_mapping=mapping, collect_losses=True)
-    with trainable_recurrence(gradients=training), _inlined_functions(), stateless as scope:
+    with (
+        trainable_recurrence(gradients=training),
+        short_normalization(),
+        _inlined_functions(),
+        stateless as scope,
+    ):
         outputs = keras.tree.flatten(model(_packed(model, inputs), training=training))
         penalties = list(model.losses)
         updates = {path: scope.get_current_value(weight) for path, weight in weights.items()}

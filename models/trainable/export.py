@@ -135,4 +135,6 @@ def _signatures(module: TrainableModule, chosen: Mapping[str, Sequence[keras.Var
         "get_weights": module.get_weights(),
         "set_weights": module.set_weights(),
         "reset": module.reset(),
+        "get_slots": module.get_slots(),
+        "set_slots": module.set_slots(),
     } | {name: module.train(weights) for name, weights in chosen.items()}

@@ -1,4 +1,4 @@
-"""The functions of a trainable file: infer, train, evaluate, get_weights, set_weights, reset."""
+"""The functions of a trainable file: infer, train, evaluate, get and set weights and slots, reset."""
 
 from __future__ import annotations
 
@@ -141,6 +141,25 @@ class TrainableModule(tf.Module):  # type: ignore[misc]
             return {"count": tf.constant(len(self._slot_variables), tf.int32)}
 
         return _traced(reset, {})
+
+    def get_slots(self) -> Any:
+        """``-> s0, s1, ...``: what the optimizer remembers, to go on with after an interruption."""
+
+        def get_slots() -> dict[str, tf.Tensor]:
+            return {f"s{i}": tf.identity(v.read_value()) for i, v in enumerate(self._slot_variables)}
+
+        return _traced(get_slots, {})
+
+    def set_slots(self) -> Any:
+        """``s0, s1, ... -> count``: replaces it, the anchor of the proximal term included."""
+
+        def set_slots(**tensors: tf.Tensor) -> dict[str, tf.Tensor]:
+            for index, variable in enumerate(self._slot_variables):
+                variable.assign(tensors[f"s{index}"])
+            return {"count": tf.constant(len(self._slot_variables), tf.int32)}
+
+        specs = {f"s{i}": tf.TensorSpec(v.shape, v.dtype) for i, v in enumerate(self._slot_variables)}
+        return _traced(set_slots, specs)
 
     def _call_for_training(
         self, chosen: Sequence[keras.Variable], tensors: Mapping[str, tf.Tensor], values: dict[str, tf.Tensor]

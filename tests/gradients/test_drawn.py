@@ -54,6 +54,54 @@ def test_convolutions(gradient_check, case, shape, batch, filters, height, strid
 
 
 @relaxed
+@given(
+    st.tuples(st.integers(13, 21), sizes, st.integers(3, 6)),
+    counts,
+    st.integers(1, 4),
+    st.integers(2, 4),
+    st.integers(1, 3),
+    st.integers(1, 2),
+    paddings,
+)
+def test_tall_convolutions(
+    gradient_check, case, shape, batch, filters, height, width, dilation, padding
+) -> None:
+    """High images are convolved by windows of one row."""
+    check(
+        gradient_check,
+        case,
+        lambda: layers.Conv2D(filters, (height, width), padding=padding, dilation_rate=dilation),
+        batch,
+        shape,
+    )
+
+
+@relaxed
+@given(st.tuples(sizes, sizes, counts), counts, st.integers(1, 3), st.integers(1, 4), paddings)
+def test_strides_that_differ(gradient_check, case, shape, batch, down, right, padding) -> None:
+    """A stride beyond the kernel leaves elements that nobody reads."""
+    check(
+        gradient_check,
+        case,
+        lambda: layers.Conv2D(3, (3, 2), (down, right), padding=padding),
+        batch,
+        shape,
+    )
+
+
+@relaxed
+@given(st.lists(sizes, min_size=0, max_size=3), counts, st.integers(2, 5), st.booleans(), st.booleans())
+def test_batch_normalizations(gradient_check, case, spatial, channels, batch, scale, center) -> None:
+    check(
+        gradient_check,
+        case,
+        lambda: layers.BatchNormalization(scale=scale, center=center),
+        batch,
+        (*spatial, channels),
+    )
+
+
+@relaxed
 @given(st.tuples(sizes, sizes, counts), counts, counts, st.integers(1, 3), st.integers(1, 2), paddings)
 def test_depthwise_convolutions(
     gradient_check, case, shape, batch, kernel, stride, multiplier, padding

@@ -48,6 +48,12 @@ def convolutions_2d() -> Iterator[Entry]:
                     shape,
                     lambda p=padding, o=options: layers.Conv2D(5, 3, padding=p, **o),
                 )
+        for options in ({}, {"dilation_rate": 2}, {"strides": (3, 2)}):
+            yield one(
+                f"tall {padding} {options}",
+                (21, 7, 4),
+                lambda p=padding, o=options: layers.Conv2D(3, 3, padding=p, **o),
+            )
         yield one(f"pointwise {padding}", IMAGE, lambda p=padding: layers.Conv2D(5, 1, padding=p))
         yield one(f"pointwise s2 {padding}", IMAGE, lambda p=padding: layers.Conv2D(5, 1, 2, padding=p))
 
@@ -128,6 +134,18 @@ def activations() -> Iterator[Entry]:
         "softplus softsign exponential mish log_softmax celu hard_shrink soft_shrink log_sigmoid tanh_shrink "
         "squareplus linear"
     )
+    for name in ("relu", "relu6"):
+        # The converter would fuse these into a matrix product, and the kernels would forget them.
+        for shape in ((6,), (4, 6), (5, 4, 6)):
+            yield one(
+                f"dense {name} {shape}", shape, lambda n=name: layers.Dense(5, use_bias=False, activation=n)
+            )
+        for size in (1, 3):
+            yield one(
+                f"conv {name} {size}",
+                (20, 6, 3),
+                lambda n=name, s=size: layers.Conv2D(4, s, use_bias=False, activation=n),
+            )
     for name in names.split():
         yield one(name, (5, 6), lambda n=name: layers.Activation(n))
     yield one("prelu", (5, 6), layers.PReLU)
