@@ -32,8 +32,19 @@ def binary(op: tf.Operation, training: bool) -> tf.Tensor | None:
     return tf.reshape(operator(x=operands[0], y=operands[1]), result)
 
 
+@lowering("SelectV2", note="above rank 4: neighbouring axes that broadcast alike are merged first")
+def select(op: tf.Operation, training: bool) -> tf.Tensor | None:
+    """Reshapes the condition and both choices to as few axes as their broadcast needs."""
+    result = static_shape(op.outputs[0])
+    if len(result) <= 4 or all(static_shape(x) == result for x in op.inputs):
+        return None
+    shapes = [[1] * (len(result) - x.shape.rank) + static_shape(x) for x in op.inputs]
+    operands = [tf.reshape(x, shape) for x, shape in zip(op.inputs, _merge(shapes, result), strict=True)]
+    return tf.reshape(tf.where(*operands), result)
+
+
 def _merge(shapes: list[list[int]], result: list[int]) -> list[list[int]]:
-    """Both shapes with runs of axes joined along which the same operands are broadcast."""
+    """The shapes with runs of axes joined along which the same operands are broadcast."""
     runs: list[tuple[tuple[bool, ...], list[list[int]]]] = []
     for sizes, size in zip(zip(*shapes, strict=True), result, strict=True):
         pattern = tuple(own != size for own in sizes)
