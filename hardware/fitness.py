@@ -4,39 +4,20 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..errors import CompilerError, ModelFileError
-from . import vela
-from .graph import Graph, GraphOperator, GraphTensor, ModelGraphs, read_graphs
-from .inspection import inspect_file
-from .targets import Rules, Target
-
-_ADVICE = {
-    "CONV_3D": "Use 2D convolutions over the slices, or keep the model on a CPU in float.",
-    "WHILE": "Convert with Hedgerow, which fuses LSTMs and unrolls other recurrent layers.",
-    "REVERSE_V2": "Use forward LSTMs; a bidirectional one needs the reversal.",
-    "SELECT_V2": "Take the masking out of the model, and pad the data to the full length.",
-    "CUSTOM": "Replace the custom operator by built-in ones.",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """Where one operator runs.
-
-    Attributes:
-        operator: The operator.
-        tensor: Name of its first output.
-        where: The accelerator's name, `CPU`, or `nowhere`.
-        reason: Why not on the accelerator, or why nowhere; empty if it is where it should be.
-    """
-
-    operator: GraphOperator
-    tensor: str
-    where: str
-    reason: str = ""
+from ..errors import CompilerError, HedgerowError, InterpreterError
+from . import advice, compilers, execution, micro, vela, verification
+from .compilation import Compilation
+from .graph import ModelGraphs, read_graphs
+from .inspection import peak_bytes
+from .micro import Arena
+from .placement import Placement, place
+from .targets import Accelerator, Target
+from .verification import Verification
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +26,28 @@ class Fitness:
 
     Attributes:
         target: The target.
-        placements: Every operator of the inference graph in the order of execution.
+        placements: Every operator of the inference graph in the order of execution; of every signature, where
+            a target without an accelerator takes trainable files and this is one.
         weights_kib: What the weights take: the file, or the compiled one.
-        activations_kib: The most that tensors of one inference take at one time.
+        activations_kib: The most that one inference takes: by the compiler, measured, or by the graph.
         compiled: The compiler's report where it is installed.
+        arena: The tensor arena where it could be measured.
+        verified: The runtime that stands for the target against the reference kernels, on random examples.
+        failure: Why the file as a whole does not run there; empty if nothing speaks against it.
+        wrong_kind: Whether the target takes no files of this kind at all.
+        notes: What the result rests on.
     """
 
     target: Target
     placements: tuple[Placement, ...]
     weights_kib: float
     activations_kib: float
-    compiled: vela.VelaReport | None = None
+    compiled: Compilation | None = None
+    arena: Arena | None = None
+    verified: Verification | None = None
+    failure: str = ""
+    wrong_kind: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def first_fallback(self) -> Placement | None:
@@ -82,49 +74,58 @@ class Fitness:
 
     @property
     def runs_as_asked(self) -> bool:
-        """Whether every operator is where it should be, and everything fits."""
-        return self.first_fallback is None and self.weights_fit and self.activations_fit
+        """Whether every operator is where it should be, everything fits, and the numbers are right."""
+        right = self.verified is None or self.verified.passed
+        placed = self.first_fallback is None and not self.failure
+        return placed and right and self.weights_fit and self.activations_fit
 
     @property
     def advice(self) -> str:
         """What to change, for the first thing that is wrong."""
         fallback = self.first_fallback
-        if fallback is not None and fallback.reason.startswith(("it takes", "it has no")):
-            kinds = ["int8" if kind == "compiled" else kind for kind in self.target.kinds]
-            return f"Convert with one of the recipes {', '.join(kinds)}."
-        if fallback is not None:
-            name = fallback.operator.name.split(":")[0]
-            return _ADVICE.get(name, f"Replace {name} in the model, or choose another target.")
+        if fallback is not None and not self.wrong_kind:
+            return advice.for_operator(fallback, self.target)
+        if self.failure:
+            return advice.other_recipe(self.target)
         if not self.weights_fit:
             return "Quantize to int8, or make the model narrower."
-        return (
-            "" if self.activations_fit else "Make the first layers' outputs smaller: stride or pool earlier."
-        )
+        if not self.activations_fit:
+            return "Make the first layers' outputs smaller: stride or pool earlier."
+        return "" if self.runs_as_asked else "Choose another target: this one computes something else."
 
 
-def check(source: str | Path | bytes, target: Target) -> Fitness:
+def check(source: str | Path | bytes, target: Target, *, run: bool = True) -> Fitness:
     """Places every operator of a file's inference graph on a target's processors.
 
-    For a target with a compiler that is installed here, the compiler says which operators it leaves.
+    For a target with a compiler that is installed here, the compiler says which operators it leaves. For one
+    whose runtime is installed here, the file is run: its arena is measured and its numbers are compared.
+
+    Args:
+        source: The file.
+        target: The target.
+        run: Whether to start compilers and runtimes; without, the rules of the description decide alone.
 
     Raises:
         ModelFileError: The file is missing or damaged.
-        CompilerError: The target's compiler failed on a file whose operators its rules allow.
     """
     model = read_graphs(source)
-    place = model.signatures.get("infer", min(model.signatures.values(), default=0))
-    graph = model.graphs[place]
-    placements = _place(graph, target)
-    report = _compile(source, target, model) if target.compiled else None
-    if report is not None:
-        placements = _as_compiled(placements, report, target)
-    return Fitness(
+    trains = "train" in model.signatures
+    everything = trains and target.accelerator is None and "trainable" in target.kinds
+    entries = tuple(model.signatures.values()) if everything else (model.inference,)
+    found = Fitness(
         target=target,
-        placements=placements,
-        weights_kib=report.flash_kib if report else model.size_bytes / 1024,
-        activations_kib=report.sram_kib if report else _peak_bytes(source, model, place) / 1024,
-        compiled=report,
+        placements=place(model, target, entries),
+        weights_kib=model.size_bytes / 1024,
+        activations_kib=max(peak_bytes(model, entry) for entry in entries) / 1024,
     )
+    if trains and "trainable" not in target.kinds:
+        takes = ", ".join(target.kinds)
+        failure = f"it is a trainable file, and {target.name} takes {takes}"
+        return replace(found, failure=failure, wrong_kind=True)
+    if not run:
+        return found
+    with _file(source) as path:
+        return _on_runtime(_compiled(found, path, model), path, model)
 
 
 def operator_counts(fitness: Fitness) -> dict[str, dict[str, int]]:
@@ -135,85 +136,153 @@ def operator_counts(fitness: Fitness) -> dict[str, dict[str, int]]:
     return {name: dict(places) for name, places in sorted(counts.items())}
 
 
-def _place(graph: Graph, target: Target) -> tuple[Placement, ...]:
-    placements = []
-    cut = ""
-    for operator in graph.operators:
-        tensors = [graph.tensors[i] for i in (*operator.inputs, *operator.outputs)]
-        name = graph.tensors[operator.outputs[0]].name if operator.outputs else ""
-        on_cpu = _obstacle(operator, tensors, target.cpu)
-        if target.accelerator is None:
-            placements.append(Placement(operator, name, "nowhere" if on_cpu else "CPU", on_cpu))
-            continue
-        rules = target.accelerator.rules
-        reason = cut or _obstacle(operator, tensors, rules)
-        if reason and rules.prefix_only and not cut:
-            cut = f"it comes after {operator.name}, from which on everything is on the CPU"
-        where = ("nowhere" if on_cpu else "CPU") if reason else target.accelerator.name
-        placements.append(Placement(operator, name, where, reason))
-    return tuple(placements)
+def summary(fitness: Fitness) -> dict[str, object]:
+    """A check as JSON holds it: the verdict, the memory, and every operator."""
+    fallback, memory = fitness.first_fallback, fitness.target.memory
+    return {
+        "target": fitness.target.name,
+        "runs_as_asked": fitness.runs_as_asked,
+        "failure": fitness.failure,
+        "first_fallback": None if fallback is None else fallback.operator.index,
+        "advice": fitness.advice,
+        "accelerated_percent": fitness.accelerated_percent,
+        "weights": {"kib": fitness.weights_kib, "limit_kib": memory.weights_kib, "fit": fitness.weights_fit},
+        "activations": {
+            "kib": fitness.activations_kib,
+            "limit_kib": memory.activations_kib,
+            "fit": fitness.activations_fit,
+        },
+        "arena": fitness.arena,
+        "verified": fitness.verified,
+        "compiled": None if fitness.compiled is None else replace(fitness.compiled, output=Path()),
+        "notes": fitness.notes,
+        "operators": [
+            {
+                "graph": one.graph,
+                "index": one.operator.index,
+                "operator": one.operator.name,
+                "tensor": one.tensor,
+                "shape": one.shape,
+                "runs_on": one.where,
+                "reason": one.reason,
+            }
+            for one in fitness.placements
+        ],
+    }
 
 
-def _obstacle(operator: GraphOperator, tensors: list[GraphTensor], rules: Rules) -> str:
-    """Why a processor does not run an operator; empty if it does."""
-    if operator.name.startswith("CUSTOM:"):
-        return f"{operator.name.removeprefix('CUSTOM:')} is a custom operator"
-    if (rules.operators and operator.name not in rules.operators) or operator.name in rules.excluded:
-        return f"it does not have {operator.name}"
-    newest = rules.versions.get(operator.name)
-    if newest is not None and operator.version > newest:
-        return f"it has {operator.name} up to version {newest}, this is {operator.version}"
-    for tensor in tensors:
-        if tensor.dtype in rules.excluded_dtypes:
-            return f"it has no {tensor.dtype}"
-        if tensor.constant or tensor.variable:
-            continue
-        if rules.dtypes and tensor.dtype not in rules.dtypes:
-            return f"it takes {', '.join(rules.dtypes)}, this has {tensor.dtype}"
-        if rules.static_shapes and -1 in tensor.shape:
-            return f"it needs sizes that are fixed, this has {list(tensor.shape)}"
-        if rules.large_dimensions and sum(size > 1 for size in tensor.shape) > rules.large_dimensions:
-            return f"it takes at most {rules.large_dimensions} sizes above 1, this has {list(tensor.shape)}"
-    return ""
-
-
-def _compile(source: str | Path | bytes, target: Target, model: ModelGraphs) -> vela.VelaReport | None:
-    """The compiler's report; None if it is not installed or takes no such file."""
-    assert target.accelerator is not None
-    float_only = all(tensor.dtype == "float32" for graph in model.graphs for tensor in graph.tensors[:1])
-    if not vela.is_installed() or float_only:
-        return None
+@contextmanager
+def _file(source: str | Path | bytes) -> Iterator[Path]:
+    """The file on the disk, where programs can read it."""
+    if not isinstance(source, bytes):
+        yield Path(source)
+        return
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.tflite"
-        path.write_bytes(source if isinstance(source, bytes) else Path(source).read_bytes())
-        try:
-            return vela.compile(path, target.accelerator.configuration, folder)
-        except CompilerError as error:
-            raise CompilerError(
-                str(error.args[0]), remedy="Run the recipe int8 first.", path=str(source)
-            ) from error
+        path.write_bytes(source)
+        yield path
+
+
+def _compiled(found: Fitness, path: Path, model: ModelGraphs) -> Fitness:
+    """What the target's compiler says, where it is here and the rules leave it anything to do."""
+    accelerator = found.target.accelerator
+    if accelerator is None or accelerator.compiler is None:
+        return found
+    if any(operator.name.startswith("CUSTOM:") for operator in model.graphs[model.inference].operators):
+        return _compiled_already(found, path, accelerator)
+    if not any(placement.where == accelerator.name for placement in found.placements):
+        return found
+    absent = compilers.missing(found.target)
+    if absent:
+        return replace(found, notes=(f"By rules alone: to compile the file, install {absent}.",))
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            report = compilers.compile_for(found.target, path, folder)
+    except CompilerError as error:
+        return replace(found, failure=str(error.args[0]).rstrip("."))
+    activations = report.activations_kib
+    return replace(
+        found,
+        placements=_as_compiled(found.placements, report, accelerator.name),
+        weights_kib=report.weights_kib,
+        activations_kib=found.activations_kib if activations is None else activations,
+        compiled=report,
+    )
+
+
+def _compiled_already(found: Fitness, path: Path, accelerator: Accelerator) -> Fitness:
+    """A file with custom operators, as compiled files have them, is not compiled again."""
+    made_for = vela.configuration_of(path) if accelerator.compiler == "vela" else ""
+    if made_for and made_for != accelerator.configuration:
+        return replace(found, failure=f"it was compiled for {made_for}", wrong_kind=True)
+    return replace(found, notes=("It has custom operators, as compiled files do: it is not compiled again.",))
 
 
 def _as_compiled(
-    placements: tuple[Placement, ...], report: vela.VelaReport, target: Target
+    placements: tuple[Placement, ...], report: Compilation, accelerator: str
 ) -> tuple[Placement, ...]:
     """The placements that the compiler made instead of those of the rules."""
-    assert target.accelerator is not None
     left = {(found.operator, found.tensor): found.reason for found in report.cpu_operators}
     renamed = []
     for placement in placements:
         reason = left.get((placement.operator.name, placement.tensor))
-        where = target.accelerator.name if reason is None else "CPU"
-        renamed.append(Placement(placement.operator, placement.tensor, where, reason or ""))
+        where = accelerator if reason is None else "CPU"
+        renamed.append(replace(placement, where=where, reason=reason or ""))
     return tuple(renamed)
 
 
-def _peak_bytes(source: str | Path | bytes, model: ModelGraphs, place: int) -> int:
+def _on_runtime(found: Fitness, path: Path, model: ModelGraphs) -> Fitness:
+    """What happens when the file is run on the runtime that stands for the target, where that is here."""
+    target = found.target
+    if "micro" in target.verify and target.accelerator is None:
+        if not micro.is_installed():
+            return replace(found, notes=("By the graph: install hedgerow[micro] to measure the arena.",))
+        try:
+            arena = micro.measure(path)
+        except InterpreterError as error:
+            return _refused(found, error)
+        found = replace(
+            found,
+            placements=tuple(replace(one, where="CPU", reason="") for one in found.placements),
+            activations_kib=arena.total_kib,
+            arena=arena,
+        )
+        return _verified(found, path, "micro")
+    if "xcore" in target.verify and found.compiled is not None:
+        return _verified(found, path, "xcore")
+    if target.accelerator is None and found.first_fallback is None:
+        return _executed(found, path, model)
+    return found
+
+
+def _executed(found: Fitness, path: Path, model: ModelGraphs) -> Fitness:
+    """Whether the runtimes that the target has run one random example here."""
+    ran = []
+    for runtime in (one for one in execution.installed() if one in found.target.verify):
+        try:
+            execution.execute(path, execution.random_inputs(model, examples=1, seed=0), runtime=runtime)
+        except HedgerowError as error:
+            return replace(found, failure=str(error.args[0]).rstrip("."))
+        ran.append(runtime)
+    return replace(found, notes=(f"It was run here on {' and '.join(ran)}.",) if ran else found.notes)
+
+
+def _refused(found: Fitness, error: InterpreterError) -> Fitness:
+    """TFLite Micro's refusal, put down to the operator that it names."""
+    name, index = error.facts.get("operator"), error.facts.get("index")
+    words = str(error.facts.get("words") or error.args[0]).rstrip(".")
+    placements = list(found.placements)
+    for place_in_list, one in enumerate(placements):
+        if one.operator.name == name and index in (None, one.operator.index):
+            placements[place_in_list] = replace(one, where="nowhere", reason=words)
+            return replace(found, placements=tuple(placements))
+    return replace(found, failure=words)
+
+
+def _verified(found: Fitness, path: Path, runtime: execution.ExecutingRuntime) -> Fitness:
+    if "litert" not in execution.installed():
+        return replace(found, notes=("Its numbers were not compared: install ai-edge-litert.",))
     try:
-        reports = inspect_file(source).signatures
-    except (IndexError, ValueError) as error:
-        raise ModelFileError(
-            "Expected a whole TFLite file, received one that does not hold together."
-        ) from error
-    name = next((name for name, found in model.signatures.items() if found == place), "")
-    return reports[name].peak_bytes
+        return replace(found, verified=verification.verify_at_random(path, runtime=runtime))
+    except HedgerowError as error:
+        return replace(found, notes=(f"Its numbers were not compared: {error.args[0]}",))

@@ -45,18 +45,13 @@ class Table:
         place = self._place(field)
         if place is None:
             return
-        start = self._follow(place)
-        for index in range(self._uint(start)):
+        start, count = self._vector(place, 4)
+        for index in range(count):
             yield Table(self.data, self._follow(start + 4 + 4 * index))
 
     def integers(self, field: int) -> tuple[int, ...]:
         """A vector of 32-bit integers."""
-        place = self._place(field)
-        if place is None:
-            return ()
-        start = self._follow(place)
-        count = self._uint(start)
-        return struct.unpack_from(f"<{count}i", self.data, start + 4)
+        return self._numbers(field, "i", 4)
 
     def floats(self, field: int) -> tuple[float, ...]:
         """A vector of 32-bit floating-point numbers."""
@@ -71,30 +66,37 @@ class Table:
         place = self._place(field)
         if place is None:
             return b""
-        start = self._follow(place)
-        return self.data[start + 4 : start + 4 + self._uint(start)]
+        start, count = self._vector(place, 1)
+        return self.data[start + 4 : start + 4 + count]
 
     def text(self, field: int) -> str:
-        """A string."""
-        return self.content(field).decode()
+        """A string; bytes that are no UTF-8 are replaced."""
+        return self.content(field).decode(errors="replace")
 
     def size(self, field: int) -> int:
         """The number of elements of a vector."""
         place = self._place(field)
-        return 0 if place is None else self._uint(self._follow(place))
+        return 0 if place is None else self._vector(place, 1)[1]
 
     def _numbers(self, field: int, code: str, width: int) -> tuple[Any, ...]:
         place = self._place(field)
         if place is None:
             return ()
+        start, count = self._vector(place, width)
+        return struct.unpack_from(f"<{count}{code}", self.data, start + 4)
+
+    def _vector(self, place: int, width: int) -> tuple[int, int]:
+        """Where a vector of elements of `width` bytes starts, and their number; all are in the buffer."""
         start = self._follow(place)
         count = self._uint(start)
         if start + 4 + count * width > len(self.data):
             raise ModelFileError("Expected a whole TFLite file, received one that ends in the middle.")
-        return struct.unpack_from(f"<{count}{code}", self.data, start + 4)
+        return start, count
 
     def _place(self, field: int) -> int | None:
         vtable = self.position - struct.unpack_from("<i", self.data, self.position)[0]
+        if vtable < 0:
+            raise ModelFileError("Expected a whole TFLite file, received one with a table before its start.")
         entry = 4 + 2 * field
         if entry >= struct.unpack_from("<H", self.data, vtable)[0]:
             return None
@@ -112,12 +114,25 @@ def read_model(source: str | Path | bytes) -> Table:
     """The root table of a model file.
 
     Raises:
-        ModelFileError: It is not a TFLite flatbuffer.
+        ModelFileError: It cannot be read, or is not a TFLite flatbuffer.
     """
-    data = source if isinstance(source, bytes) else Path(source).read_bytes()
+    try:
+        data = source if isinstance(source, bytes) else Path(source).read_bytes()
+    except OSError as error:
+        raise ModelFileError(
+            f"Cannot read {str(source)!r}: {error.strerror}.", remedy="Check the path and its permissions."
+        ) from error
     if len(data) < 8 or data[4:8] != _IDENTIFIER:
-        raise ModelFileError(f"Expected a TFLite flatbuffer (identifier TFL3), received {data[4:8]!r}.")
+        raise ModelFileError(
+            f"Expected a TFLite flatbuffer (identifier TFL3), received {shown(source)} with {data[4:8]!r}.",
+            remedy="Check that it is a .tflite file and was copied whole.",
+        )
     return Table(data, struct.unpack_from("<I", data, 0)[0])
+
+
+def shown(source: str | Path | bytes) -> str:
+    """What a message calls a file: its name where it has one."""
+    return "bytes" if isinstance(source, bytes) else repr(Path(source).name)
 
 
 def read_metadata(source: str | Path | bytes, name: str) -> bytes | None:

@@ -8,10 +8,11 @@ crashes.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import importlib.metadata
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +21,9 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import InterpreterError, ModelFileError, RuntimeMissingError, TensorError
+from ..errors import DelegateError, InterpreterError, ModelFileError, RuntimeMissingError, TensorError
+from .delegates import Delegate
+from .flatbuffer import read_model
 from .runtime import RUNTIMES, Runtime, RuntimeName
 
 Array = npt.NDArray[Any]
@@ -54,6 +57,40 @@ class SignatureSpec:
     outputs: dict[str, TensorSpec]
 
 
+class Binding:
+    """The tensors of a file's only signature, in place: no copy goes in, none comes out.
+
+    Attributes:
+        inputs: A function for each input, in the file's order, that gives the runtime's own array of it.
+        outputs: The same for the outputs.
+
+    An array that such a function gave must not be kept: the runtime refuses to run while there is one.
+    """
+
+    def __init__(self, engine: Any, spec: SignatureSpec, indexes: Mapping[str, int], *, resets: bool) -> None:
+        self._invoke = engine.invoke
+        self._reset = engine.reset_all_variables if resets else None
+        self.inputs: tuple[Callable[[], Array], ...] = tuple(
+            engine.tensor(indexes[name]) for name in spec.inputs
+        )
+        self.outputs: tuple[Callable[[], Array], ...] = tuple(
+            engine.tensor(indexes[name]) for name in spec.outputs
+        )
+
+    def run(self) -> None:
+        """Runs the model on what the inputs hold.
+
+        Raises:
+            InterpreterError: The runtime refused.
+        """
+        try:
+            if self._reset is not None:
+                self._reset()
+            self._invoke()
+        except (RuntimeError, ValueError) as error:
+            raise InterpreterError(f"The runtime could not run the model: {error}.") from error
+
+
 class Interpreter:
     """A loaded model file whose signatures can be run. Use :func:`load` to make one.
 
@@ -64,13 +101,13 @@ class Interpreter:
         runtime: Name and version of the runtime.
     """
 
-    def __init__(self, engine: Any, runtime: Runtime) -> None:
+    def __init__(self, engine: Any, runtime: Runtime, source: str | Path | bytes) -> None:
         self.runtime = runtime
         self._engine: Any = engine
         self._runners: dict[str, Any] = {}
         self._specs = _read_signatures(engine)
         # A fused LSTM keeps its state in variable tensors from one run to the next.
-        self._resets_state = "train" not in self._specs
+        self._resets_state = "train" not in self._specs and _has_variables(source)
         self._has_run = False
 
     def signatures(self) -> dict[str, SignatureSpec]:
@@ -111,6 +148,22 @@ class Interpreter:
             raise InterpreterError(
                 f"{self.runtime} could not run the signature {signature!r}: {error}.", signature=signature
             ) from error
+
+    def bind(self) -> Binding | None:
+        """The tensors of the file's only signature in place; None where they cannot be had.
+
+        They can if the file has one signature of fixed sizes, and that is its first subgraph.
+        """
+        if len(self._specs) != 1:
+            return None
+        ((signature, spec),) = self._specs.items()
+        if any(-1 in tensor.shape for tensor in (*spec.inputs.values(), *spec.outputs.values())):
+            return None
+        indexes = _indexes(self._engine, signature)
+        if len(indexes) != len(spec.inputs) + len(spec.outputs):
+            return None
+        self._engine.allocate_tensors()
+        return Binding(self._engine, spec, indexes, resets=self._resets_state)
 
     def close(self) -> None:
         """Frees the model's memory. The object cannot be used afterwards."""
@@ -157,6 +210,7 @@ def load(
     runtime: RuntimeName = "auto",
     num_threads: int = 1,
     reference_kernels: bool = False,
+    delegate: Delegate | None = None,
 ) -> Interpreter:
     """Loads a ``.tflite`` file.
 
@@ -167,8 +221,10 @@ def load(
         num_threads: Threads of the CPU kernels. On tflite-runtime 2.14 two are often slower than one.
         reference_kernels: Use the slow kernels that define the results of integer operators, without XNNPACK:
             the ones to compare numbers with.
+        delegate: The library that runs what it can on an accelerator; the CPU does the rest.
 
     Raises:
+        DelegateError: The delegate's library is not there, or refuses.
         RuntimeMissingError: The runtime is not installed, or must not be loaded beside TensorFlow.
         ModelFileError: The file is missing or is not a model that this runtime reads.
     """
@@ -181,15 +237,39 @@ def load(
     )
     if reference_kernels:
         content["experimental_op_resolver_type"] = module.OpResolverType.BUILTIN_REF
+    if delegate is not None:
+        content["experimental_delegates"] = [_load_delegate(module, delegate)]
     try:
         engine = module.Interpreter(**content, num_threads=num_threads)
         if name == "tflite" and engine.get_signature_list():
             # 2.14 gives a signature the XNNPACK delegate only if the whole model was allocated before it.
             engine.allocate_tensors()
-        return Interpreter(engine, Runtime(name, version))
+        return Interpreter(engine, Runtime(name, version), source)
     except (RuntimeError, ValueError) as error:
         shown = "the given bytes" if isinstance(source, bytes) else repr(str(source))
         raise ModelFileError(f"{name} {version} cannot load {shown}: {error}.") from error
+
+
+def _load_delegate(module: Any, delegate: Delegate) -> Any:
+    """The first of a delegate's libraries that this machine has."""
+    reasons = []
+    for library in delegate.libraries:
+        try:
+            # The runtimes' own class for it stumbles in its destructor over a library that is not there.
+            _ = ctypes.CDLL(library).tflite_plugin_create_delegate
+            return module.load_delegate(library, dict(delegate.options))
+        except (OSError, ValueError, RuntimeError, AttributeError) as error:
+            reasons.append(f"{library}: {error or type(error).__name__}")
+    raise DelegateError(f"Expected a delegate for {delegate.name}, received: {'; '.join(reasons)}.")
+
+
+def prepare(runtime: RuntimeName) -> None:
+    """Imports a runtime, so that what follows measures a model alone.
+
+    Raises:
+        RuntimeMissingError: It is not installed, or must not be loaded beside TensorFlow.
+    """
+    _import_runtime(runtime)
 
 
 def _import_runtime(runtime: RuntimeName) -> tuple[str, Any]:
@@ -210,6 +290,24 @@ def _import_runtime(runtime: RuntimeName) -> tuple[str, Any]:
                 raise
     expected = " or ".join(RUNTIMES[name][1] for name in names)
     raise RuntimeMissingError(f"Expected {expected} to be installed, found neither a wheel nor a module.")
+
+
+def _has_variables(source: str | Path | bytes) -> bool:
+    """Whether any tensor of the file outlives a run: field 5 of a tensor in TFLite's schema."""
+    graphs = read_model(source).tables(2)
+    return any(tensor.scalar(5, "b") for graph in graphs for tensor in graph.tables(0))
+
+
+def _indexes(engine: Any, signature: str) -> dict[str, int]:
+    """The first subgraph's tensors by their names in the signature; none where that is another subgraph."""
+    details = [*engine.get_input_details(), *engine.get_output_details()]
+    first = {detail["name"]: detail["index"] for detail in details}
+    if not signature:
+        return first
+    runner = engine.get_signature_runner(signature)
+    named = runner.get_input_details() | runner.get_output_details()
+    indexes = {name: detail["index"] for name, detail in named.items()}
+    return indexes if sorted(indexes.values()) == sorted(first.values()) else {}
 
 
 def _read_signatures(engine: Any) -> dict[str, SignatureSpec]:

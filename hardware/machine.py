@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-import shutil
 from dataclasses import dataclass
+
+from . import program
 
 _RUNTIMES = ("tflite-runtime", "ai-edge-litert", "tflite-micro")
 _COMPILERS = {"vela": "ethos-u-vela"}
@@ -39,7 +40,7 @@ class Machine:
 def probe() -> Machine:
     """Looks at this machine without importing any runtime."""
     compilers = {name: found for name, wheel in _COMPILERS.items() if (found := _version(wheel))}
-    programs = {name: path for name in _PROGRAMS if (path := shutil.which(name))}
+    programs = {name: str(path) for name in _PROGRAMS if (path := program.find(name))}
     return Machine(
         arch=platform.machine(),
         system=platform.system(),

@@ -10,15 +10,18 @@ import csv
 import importlib.util
 import re
 import shutil
-import subprocess
-import sys
+import struct
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import CompilerError
+from . import program
+from .compilation import CpuOperator
+from .flatbuffer import read_model
 
-_TIMEOUT_SECONDS = 600
+_BUFFERS = 4  # Field of the buffers in a model.
+_PRODUCTS = {0: "u55", 1: "u65", 2: "u85"}
 _CPU = re.compile(r"^CPU operators = (\d+)", re.MULTILINE)
 _NPU = re.compile(r"^NPU operators = (\d+)", re.MULTILINE)
 _REASON = re.compile(
@@ -26,23 +29,7 @@ _REASON = re.compile(
     r"Reason: (?P<reason>.+(?:\n(?!Warning|Network|\n).+)*)",
     re.MULTILINE,
 )
-_ERROR = re.compile(r"\w*Error: ")
 _CONFIGURATION = re.compile(r"ethos-u(55-(32|64|128|256)|65-(256|512)|85-(128|256|512|1024|2048))")
-
-
-@dataclass(frozen=True, slots=True)
-class CpuOperator:
-    """An operator that stays on the CPU.
-
-    Attributes:
-        operator: Its TFLite name.
-        tensor: Name of its output.
-        reason: The constraint that it does not meet, in Vela's words.
-    """
-
-    operator: str
-    tensor: str
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,37 +89,38 @@ def compile(path: str | Path, accelerator_config: str, out_dir: str | Path) -> V
         summary = _summary(Path(folder), path)
         compiled = Path(folder) / f"{path.stem}_vela.tflite"
         if not compiled.is_file():
-            raise CompilerError(
-                f"Vela wrote no file for {path.name!r}: {_last_words(report)}", path=str(path)
-            )
+            raise CompilerError(f"Vela wrote no file for {path.name!r}.", path=str(path))
         out_dir.mkdir(parents=True, exist_ok=True)
         output = out_dir / compiled.name
         shutil.copyfile(compiled, output)
     return _report(report, summary, output)
 
 
+def configuration_of(source: str | Path) -> str:
+    """The configuration that a file was compiled for; empty for a file that Vela did not make.
+
+    The actions for the driver begin with `COP1` and a configuration: the product in the upper four bits of
+    its second word, the binary logarithm of its multipliers in the lower four (ethosu.vela.driver_actions).
+    """
+    for buffer in read_model(source).tables(_BUFFERS):
+        content = buffer.content(0)
+        if content.startswith(b"COP1") and len(content) >= 12:
+            (word,) = struct.unpack_from("<I", content, 8)
+            product = _PRODUCTS.get(word >> 28, "unknown")
+            return f"ethos-{product}-{1 << (word & 0xF)}"
+    return ""
+
+
 def _run(path: Path, accelerator_config: str, folder: Path) -> str:
-    command = [sys.executable, "-m", "ethosu.vela", str(path.resolve())]
-    options = ["--accelerator-config", accelerator_config, "--output-dir", str(folder)]
-    try:
-        done = subprocess.run(
-            command + options,
-            capture_output=True,
-            text=True,
-            cwd=folder,
-            timeout=_TIMEOUT_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
+    options = ("--accelerator-config", accelerator_config, "--output-dir", folder)
+    ended = program.run_module("ethosu.vela", path.resolve(), *options, folder=folder)
+    if not ended.succeeded:
         raise CompilerError(
-            f"Vela did not finish {path.name!r} in {_TIMEOUT_SECONDS} s.", path=str(path)
-        ) from error
-    if done.returncode != 0:
-        words = _last_words(done.stdout + done.stderr)
-        raise CompilerError(
-            f"Vela could not compile {path.name!r} for {accelerator_config}: {words}", path=str(path)
+            f"Vela could not compile {path.name!r} for {accelerator_config}: {ended.last_words}.",
+            remedy="Convert with the recipe int8, for inference alone.",
+            path=str(path),
         )
-    return done.stdout
+    return ended.output
 
 
 def _summary(folder: Path, path: Path) -> dict[str, str]:
@@ -161,10 +149,3 @@ def _report(text: str, summary: dict[str, str], output: Path) -> VelaReport:
         output=output,
         warnings=warnings,
     )
-
-
-def _last_words(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    starts = [number for number, line in enumerate(lines) if _ERROR.match(line)]
-    words = " ".join(lines[starts[-1] :] if starts else lines[-1:])
-    return words[:500].rstrip(".") + "." if words else "it printed nothing."

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .target import Accelerator, Memory, Rules, Target, load, names
+from .target import Accelerator, Constraint, Memory, Rules, Target, load, names
 
-__all__ = ["Accelerator", "Memory", "Rules", "Target", "load", "names"]
+__all__ = ["Accelerator", "Constraint", "Memory", "Rules", "Target", "load", "names"]
