@@ -3,93 +3,33 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import msgspec
-
-from .errors import ReleaseBuildError
-from .hardware import fitness, machine, targets, verification
-from .hardware.benchmark import Benchmark, benchmark
+from .conversion_options import ConversionOptions
+from .conversion_report import ConversionReport, reports, target_report
+from .errors import CompilerError, InterpreterError, VerificationError
+from .hardware import execution, fitness, targets, verification
+from .hardware.benchmark import RUNTIMES, Benchmark, benchmark
+from .hardware.execution import ExecutingRuntime
 from .hardware.fitness import Fitness
+from .hardware.targets import Target
 from .hardware.verification import Verification
 from .protocol.signatures import SigningKey
-from .quantization import Converter, Gate, LayerCost, Release, Rung, build_release, layer_costs
-from .quantization.fake_quant import quantizable_layers
+from .quantization import Converter, Gate, Release, Rung, build_release, recipes, release_folder
 from .quantization.gate import LADDER, ladder_of
-from .quantization.loading import load_examples, load_model
+from .quantization.loading import Data, Examples, load_examples, load_model
+
+if TYPE_CHECKING:
+    import keras
+
+Say = Callable[[str], None]
 
 _BENCHMARK_RUNS = 20
-_RUNTIMES = {"tflite": "tflite-runtime", "litert": "ai-edge-litert"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConversionOptions:
-    """What `hedgerow convert` was asked for, in its words."""
-
-    model: str
-    data: str
-    out: Path
-    targets: tuple[str, ...] = ()
-    recipes: tuple[str, ...] = ()
-    max_drop: float = 0.01
-    name: str | None = None
-    version: str = "1.0.0"
-    key: Path | None = None
-    seed: int = 0
-
-
-class TargetReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What report.json says about one target.
-
-    Attributes:
-        target: Its name.
-        file: The file for it.
-        recipe: The recipe that the gate chose.
-        runs_as_asked: Whether every operator is where it should be, and the memory suffices.
-        accelerated_percent: Share of the operators where they should be.
-        weights_kib: What the weights take.
-        activations_kib: What the tensors of one inference take.
-        cycles: The compiler's estimate; None without one.
-        advice: What to change if it does not run as asked.
-    """
-
-    target: str
-    file: str
-    recipe: str
-    runs_as_asked: bool
-    accelerated_percent: float
-    weights_kib: float
-    activations_kib: float
-    cycles: int | None
-    advice: str
-
-
-class ConversionReport(msgspec.Struct, frozen=True, kw_only=True):
-    """`report.json` of a conversion.
-
-    Attributes:
-        name: Of the release.
-        version: Of the release.
-        folder: Where it is.
-        rungs: The recipes that were tried, with their accuracy.
-        targets: What each target makes of its file.
-        verifications: Each file on each runtime against the reference kernels.
-        benchmarks: Each file's latency on each runtime of this machine.
-        layers: What rounding each layer alone costs, the costliest first.
-        operators: For each target and operator, how often it runs in each place.
-    """
-
-    name: str
-    version: str
-    folder: str
-    rungs: tuple[Rung, ...]
-    targets: tuple[TargetReport, ...]
-    verifications: dict[str, tuple[Verification, ...]]
-    benchmarks: tuple[Benchmark, ...]
-    layers: tuple[LayerCost, ...]
-    operators: dict[str, dict[str, dict[str, int]]]
+_AT_ONCE = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,126 +43,244 @@ class Conversion:
     report: ConversionReport
 
 
-def run_conversion(
-    options: ConversionOptions, *, on_stage: Callable[[str], None] | None = None
+def convert(
+    model: str | Path | keras.Model,
+    *,
+    data: str | Path | Data,
+    out: str | Path,
+    target: Sequence[str] = (),
+    recipe: Sequence[str] = (),
+    max_drop: float = 0.01,
+    length: int | None = None,
+    name: str | None = None,
+    version: str = "1.0.0",
+    key: str | Path | None = None,
+    seed: int = 0,
+    on_stage: Say | None = None,
 ) -> Conversion:
-    """Converts a model: gate, release, verification and the check of every target.
+    """Converts a model to a release for chips, as `hedgerow convert` does, in its words.
 
     Args:
-        options: What was asked for.
+        model: A Keras model, or a `.keras` file, a SavedModel's folder, a float `.tflite`,
+            `package.module:function` that returns a Keras model, or a name of the zoo.
+        data: `(x, y)` or `(x, y, labels)`, or an `.npz` with these, a folder of images or WAV files by class,
+            a CSV or Parquet file, or `package.module:function` that returns them.
+        out: Folder that the release `<name>-<version>` is built in, and the reports written to.
+        target: Names of what to convert for; without any, the gate's whole ladder is open.
+        recipe: Recipes to try, in this order, instead of the ladder.
+        max_drop: Largest drop of the metric on held-out data, absolute.
+        length: Steps of a window of a CSV or Parquet file; by default what the model takes.
+        name: Of the release; by default the model's.
+        version: `MAJOR.MINOR.PATCH`, higher than those in `out`.
+        key: PEM file of the key that signs the manifest.
+        seed: Of the split into calibration and test, and of fine-tuning.
         on_stage: Called with a line of text when something begins.
 
     Raises:
-        GateError: No recipe that a target runs kept the accuracy.
+        GateError: No recipe that a target runs kept the accuracy; `rungs` holds what was tried.
         HedgerowError: Something is wrong with the model, the data, a target, or the disk.
     """
+    options = ConversionOptions(
+        model=model,
+        data=data,
+        out=Path(out),
+        targets=tuple(target),
+        recipes=tuple(recipe),
+        max_drop=max_drop,
+        length=length,
+        name=name,
+        version=version,
+        key=None if key is None else Path(key),
+        seed=seed,
+    )
+    return run_conversion(options, on_stage=on_stage)
+
+
+def run_conversion(options: ConversionOptions, *, on_stage: Say | None = None) -> Conversion:
+    """Converts a model: gate, release, verification and the check of every target; see :func:`convert`."""
     say = on_stage or (lambda _: None)
     chosen_targets = [targets.load(name) for name in options.targets]
+    for recipe in options.recipes:
+        recipes.get(recipe)
     key = SigningKey.read(options.key) if options.key else None
-    with Converter() as converter:
+    release_folder.prepare(options.out)
+    with Converter() as converter, reports(options.out) as write_report:
+        say("loading the model and the data")
         model = load_model(options.model)
-        examples = load_examples(options.data, model, seed=options.seed)
+        name = options.name or _release_name(model.name)
+        release_folder.destination_of(options.out, name, options.version)
+        examples = load_examples(options.data, model, seed=options.seed, length=options.length)
         gate = Gate(
             model,
             calibration=examples.calibration,
             test=(examples.test, examples.answers),
+            training=examples.training,
             max_drop=options.max_drop,
             converter=converter,
-            on_rung=lambda rung: say(f"measured {rung}"),
+            seed=options.seed,
+            on_progress=say,
         )
-        say("converting and measuring")
-        recipes = {}
-        for target in chosen_targets:
-            ladder = options.recipes or ladder_of(target)
-            recipes[target.name] = gate.climb(ladder, target=target.name).recipe
-        if not chosen_targets:
-            recipes[""] = gate.climb(options.recipes or LADDER).recipe
+        chosen = _climb(gate, chosen_targets, options.recipes)
+        proof = _Proof(options, gate, chosen, chosen_targets, write_report, say)
         say("building the release")
-        release = build_release(
-            options.out,
-            name=options.name or _release_name(model.name),
-            version=options.version,
-            model=model,
-            calibration=examples.calibration,
-            test=(examples.test, examples.answers),
-            labels=examples.labels,
-            recipes=tuple(dict.fromkeys(recipes.values())),
-            targets=options.targets,
-            key=key,
-            converter=converter,
+        release = _release(options, name, model, examples, gate, chosen, key, converter, proof)
+    assert proof.report is not None
+    return Conversion(release, tuple(gate.rungs), proof.fitness, proof.report.verifications, proof.report)
+
+
+class _Proof:
+    """Looks at the files of a release before it gets its name: what fails here leaves none.
+
+    Attributes:
+        fitness: What each target makes of its file.
+        report: What was found.
+    """
+
+    def __init__(
+        self,
+        options: ConversionOptions,
+        gate: Gate,
+        chosen: Mapping[str, str],
+        chosen_targets: Sequence[Target],
+        write_report: Callable[[ConversionReport], None],
+        say: Say,
+    ) -> None:
+        self.fitness: tuple[Fitness, ...] = ()
+        self.report: ConversionReport | None = None
+        self._options = options
+        self._gate = gate
+        self._chosen = chosen
+        self._targets = chosen_targets
+        self._write_report = write_report
+        self._say = say
+
+    def __call__(self, destination: Path, files: Mapping[str, Path], compiled: Mapping[str, Path]) -> None:
+        """Verifies, checks and measures the files, and writes the report."""
+        self._say("verifying the files on every runtime")
+        verifications = _verify(files, self._targets, self._chosen)
+        found, reported = [], []
+        for target in self._targets:
+            self._say(f"checking the file for {target.name}")
+            recipe = self._chosen[target.name]
+            # The interpreters have just run it; compilers and other runtimes say more than the rules.
+            interpreted = target.accelerator is None and set(target.verify) <= RUNTIMES.keys()
+            found.append(fitness.check(files[recipe], target, run=not interpreted))
+            file = compiled.get(target.name, files[recipe]).name
+            reported.append(target_report(found[-1], recipe, file))
+        self.fitness = tuple(found)
+        costs = self._gate.costs()
+        self._say("measuring the latency of the files")
+        name, _, version = destination.name.rpartition("-")
+        self.report = ConversionReport(
+            name=name,
+            version=version,
+            folder=str(destination),
+            rungs=tuple(self._gate.rungs),
+            targets=tuple(reported),
+            verifications=verifications,
+            benchmarks=_benchmarks({path.name: path for path in files.values()}, verifications),
+            layers=costs,
+            operators={one.target.name: fitness.operator_counts(one) for one in found},
         )
-    say("verifying the files on every runtime")
-    verifications = _verify(release)
-    found = tuple(fitness.check(release.files[recipes[target.name]], target) for target in chosen_targets)
-    report = ConversionReport(
-        name=release.manifest.name,
-        version=release.manifest.version,
-        folder=str(release.folder),
-        rungs=tuple(gate.rungs),
-        targets=tuple(_target_report(one, recipes[one.target.name], release) for one in found),
-        verifications=verifications,
-        benchmarks=_benchmarks(release, verifications),
-        layers=layer_costs(model, examples.calibration) if quantizable_layers(model) else (),
-        operators={one.target.name: fitness.operator_counts(one) for one in found},
-    )
-    from .conversion_page import html
-
-    _write(options.out / "report.json", msgspec.json.format(msgspec.json.encode(report), indent=2))
-    _write(options.out / "report.html", html(report).encode())
-    return Conversion(release, tuple(gate.rungs), found, verifications, report)
+        self._say("writing the report")
+        self._write_report(self.report)
 
 
-def _verify(release: Release) -> dict[str, tuple[Verification, ...]]:
-    golden = release.files.get("golden")
-    if golden is None:
-        return {}
-    installed = machine.probe().runtimes
-    runtimes = [short for short, name in _RUNTIMES.items() if name in installed]
+def _climb(gate: Gate, chosen_targets: Sequence[Target], asked: Sequence[str]) -> dict[str, str]:
+    """The recipe that the gate chose for each target, by the target's name; "" without any target."""
+    if not chosen_targets:
+        return {"": gate.climb(asked or LADDER).recipe}
     return {
-        path.name: tuple(
-            verification.verify(path, golden, runtime=runtime)
-            for runtime in runtimes
-            if not (kind == "int4" and runtime == "tflite")
-        )
-        for kind, path in release.files.items()
-        if kind not in release.compiled and kind not in ("golden", "trainable")
+        target.name: gate.climb(asked or ladder_of(target), target=target.name).recipe
+        for target in chosen_targets
     }
 
 
-def _benchmarks(
-    release: Release, verifications: dict[str, tuple[Verification, ...]]
-) -> tuple[Benchmark, ...]:
-    return tuple(
-        benchmark(release.folder / name, runtime=one.runtime, runs=_BENCHMARK_RUNS)
-        for name, found in verifications.items()
-        for one in found
+def _release(
+    options: ConversionOptions,
+    name: str,
+    model: keras.Model,
+    examples: Examples,
+    gate: Gate,
+    chosen: Mapping[str, str],
+    key: SigningKey | None,
+    converter: Converter,
+    proof: _Proof,
+) -> Release:
+    names = tuple(dict.fromkeys(chosen.values()))
+    return build_release(
+        options.out,
+        name=name,
+        version=options.version,
+        model=model,
+        calibration=examples.calibration,
+        test=(examples.test, examples.answers),
+        labels=examples.labels,
+        recipes=names,
+        targets=options.targets,
+        key=key,
+        converter=converter,
+        converted=gate.files,
+        comparison=gate.comparison(names),
+        compile_from=chosen,
+        on_built=proof,
     )
 
 
-def _target_report(found: Fitness, recipe: str, release: Release) -> TargetReport:
-    name = found.target.name
-    return TargetReport(
-        target=name,
-        file=release.files[name if name in release.compiled else recipe].name,
-        recipe=recipe,
-        runs_as_asked=found.runs_as_asked,
-        accelerated_percent=found.accelerated_percent,
-        weights_kib=found.weights_kib,
-        activations_kib=found.activations_kib,
-        cycles=found.compiled.cycles if found.compiled else None,
-        advice=found.advice,
+def _verify(
+    files: Mapping[str, Path], chosen_targets: Sequence[Target], chosen: Mapping[str, str]
+) -> dict[str, tuple[Verification, ...]]:
+    """Runs each file against the golden vectors: on the interpreters, and on what its targets use.
+
+    Raises:
+        VerificationError: A file fails on a runtime that one of its targets uses.
+    """
+    golden, installed = files.get("golden"), execution.installed()
+    verified: dict[str, tuple[Verification, ...]] = {}
+    for recipe, path in files.items():
+        if golden is None or recipe in ("golden", "trainable"):
+            continue
+        needed: dict[str, str] = {
+            runtime: target.name
+            for target in chosen_targets
+            if chosen[target.name] == recipe
+            for runtime in target.verify
+        }
+        wanted = [one for one in installed if one in needed or one in verification.runtimes_for(recipe)]
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            tried = [pool.submit(_verified, path, golden, one, needed.get(one)) for one in wanted]
+        verified[path.name] = tuple(one for done in tried if (one := done.result()) is not None)
+    return verified
+
+
+def _verified(path: Path, golden: Path, runtime: ExecutingRuntime, target: str | None) -> Verification | None:
+    """One file on one runtime; None if it does not run there and no target needs that."""
+    try:
+        found = verification.verify(path, golden, runtime=runtime)
+    except (InterpreterError, CompilerError) as error:
+        if target is None:
+            return None
+        raise VerificationError(
+            f"Expected {path.name!r} to run on {runtime}, which {target} uses: {error.args[0]}"
+        ) from error
+    if target is not None and not found.passed:
+        raise VerificationError(
+            f"Expected {path.name!r} to answer on {runtime}, which {target} uses, as on the reference "
+            f"kernels; its outputs are off by up to {found.difference:.3g}."
+        )
+    return found
+
+
+def _benchmarks(
+    files: Mapping[str, Path], verifications: Mapping[str, tuple[Verification, ...]]
+) -> tuple[Benchmark, ...]:
+    return tuple(
+        benchmark(files[name], runtime=one.runtime, runs=_BENCHMARK_RUNS)
+        for name, found in verifications.items()
+        for one in found
+        if one.runtime in RUNTIMES
     )
 
 
 def _release_name(model: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", model.lower()).strip("-")[:48].strip("-") or "model"
-
-
-def _write(path: Path, data: bytes) -> None:
-    partial = path.with_suffix(".partial")
-    try:
-        partial.write_bytes(data)
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise ReleaseBuildError(f"Cannot write {str(path)!r}: {error.strerror}.") from error

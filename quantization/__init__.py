@@ -8,13 +8,13 @@ from .fine_tuning import fine_tune
 from .gate import Gate, Rung
 from .recipes import Recipe
 from .release import Release, build_release
-from .sensitivity import LayerCost, layer_costs
+from .sensitivity import OperatorCost, operator_costs
 
 __all__ = [
     "Comparison",
     "Converter",
     "Gate",
-    "LayerCost",
+    "OperatorCost",
     "Recipe",
     "Release",
     "Rung",
@@ -23,5 +23,5 @@ __all__ = [
     "compare",
     "convert",
     "fine_tune",
-    "layer_costs",
+    "operator_costs",
 ]

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import CalibrationError
+from ..errors import CalibrationError, DataShapeError, NotFiniteError
 from . import graph
 
 Array = NDArray[Any]
@@ -26,14 +26,16 @@ def prepare(model: keras.Model, examples: Array | Sequence[Array]) -> dict[str, 
         The arrays by the signature's input names, in the model's types.
 
     Raises:
-        CalibrationError: They are none, of another shape than the inputs, or hold NaN or infinity.
+        CalibrationError: They are none.
+        DataShapeError: They have another shape than the inputs.
+        NotFiniteError: They hold NaN or infinity.
     """
     arrays = [np.asarray(examples)] if hasattr(examples, "shape") else [np.asarray(one) for one in examples]
     names = graph.input_names(model)
     shapes = [tuple(tensor.shape[1:]) for tensor in model.inputs]
     if [array.shape[1:] for array in arrays] != shapes or len({len(array) for array in arrays}) != 1:
-        raise CalibrationError(
-            f"Expected calibration examples of the shapes {[('N', *shape) for shape in shapes]}, received "
+        raise DataShapeError(
+            f"Expected examples of the shapes {[('N', *shape) for shape in shapes]}, received "
             f"{[array.shape for array in arrays]}."
         )
     if len(arrays[0]) == 0:
@@ -41,7 +43,7 @@ def prepare(model: keras.Model, examples: Array | Sequence[Array]) -> dict[str, 
     for name, array in zip(names, arrays, strict=True):
         if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
             bad = int(np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))[0])
-            raise CalibrationError(
+            raise NotFiniteError(
                 f"Expected finite numbers, found NaN or infinity in example {bad} of {name!r}."
             )
     return {

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import CalibrationError
+from ..errors import LabelsError
 from ..hardware.inference import Inference
 from ..models.evaluation import evaluate
 from . import calibration
@@ -69,6 +69,7 @@ def compare(
     x: Array | Sequence[Array],
     y: Array,
     *,
+    expected: NDArray[np.float32] | None = None,
     reference_kernels: bool = True,
     num_threads: int = 1,
 ) -> Comparison:
@@ -79,20 +80,21 @@ def compare(
         files: `.tflite` files for inference by a name of your choice.
         x: Examples `[N, ...]`, or one array per input, as the Keras model takes them.
         y: Integer classes `[N]` (or `[N, steps]`) of a classifier; else the numbers to predict.
+        expected: The model's outputs for them, if they are known: what :func:`predict` returned.
         reference_kernels: Run the files on LiteRT's reference kernels, whose integers are the same
             everywhere, and not on the fast ones that this machine happens to have.
         num_threads: Threads of the fast kernels.
 
     Raises:
-        CalibrationError: The examples do not fit the model, or are not as many as the answers.
+        CalibrationError: The examples do not fit the model.
+        LabelsError: They are not as many as the answers.
     """
     inputs = list(calibration.prepare(model, x).values())
     y = np.asarray(y)
     if len(y) != len(inputs[0]):
-        raise CalibrationError(
-            f"Expected as many answers as examples, received {len(y)} and {len(inputs[0])}."
-        )
-    expected = _predict(model, inputs)
+        raise LabelsError(f"Expected as many answers as examples, received {len(y)} and {len(inputs[0])}.")
+    if expected is None:
+        expected = predict(model, inputs)
     scores = {}
     for name, file in files.items():
         with Inference(
@@ -103,7 +105,9 @@ def compare(
     return Comparison(_score(expected, y, expected), scores, len(y))
 
 
-def _predict(model: keras.Model, inputs: list[Array]) -> NDArray[np.float32]:
+def predict(model: keras.Model, x: Array | Sequence[Array]) -> NDArray[np.float32]:
+    """The Keras model's outputs for examples `[N, ...]`, or one array per input."""
+    inputs = list(calibration.prepare(model, x).values())
     batches = []
     for start in range(0, len(inputs[0]), _BATCH):
         batch = [array[start : start + _BATCH] for array in inputs]
@@ -113,6 +117,12 @@ def _predict(model: keras.Model, inputs: list[Array]) -> NDArray[np.float32]:
 
 def _score(outputs: NDArray[np.float32], y: Array, expected: NDArray[np.float32]) -> Score:
     difference = float(np.abs(outputs - expected).max())
+    if _is_binary(expected, y):
+        # The probability of one class is that of the other, too.
+        outputs, expected = (
+            np.stack([1 - one.reshape(-1), one.reshape(-1)], -1) for one in (outputs, expected)
+        )
+        y = y.reshape(-1)
     if not _is_classification(outputs, y):
         errors = outputs.reshape(len(y), -1) - y.reshape(len(y), -1)
         metrics = {
@@ -128,3 +138,14 @@ def _score(outputs: NDArray[np.float32], y: Array, expected: NDArray[np.float32]
 
 def _is_classification(outputs: NDArray[np.float32], y: Array) -> bool:
     return np.issubdtype(y.dtype, np.integer) and y.shape == outputs.shape[:-1] and outputs.shape[-1] > 1
+
+
+def _is_binary(expected: NDArray[np.float32], y: Array) -> bool:
+    """Whether a model answers with one probability, and the answers are 0 and 1."""
+    return (
+        np.issubdtype(y.dtype, np.integer)
+        and expected.shape == (len(y), 1)
+        and y.size == len(y)
+        and set(np.unique(y)) <= {0, 1}
+        and 0 <= float(expected.min()) <= float(expected.max()) <= 1
+    )

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -18,10 +18,12 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import CalibrationError, ConverterError
+from ..errors import CalibrationError, ConverterError, DiskError, RecipeError
+from ..hardware.graph import read_graphs
 from . import calibration as examples_of
-from . import fused_file, graph, recipes
+from . import foreign_model, fused_file, graph, mixing, recipes
 from .recipes import Recipe
+from .sensitivity import operator_costs
 
 Array = NDArray[Any]
 
@@ -60,26 +62,68 @@ class Converter:
     ) -> bytes:
         """Converts a model; see :func:`convert`."""
         recipe = recipes.get(recipe)
-        with tempfile.TemporaryDirectory(dir=self._folder.name) as name:
-            folder = Path(name)
+        if recipe.tunes:
+            raise RecipeError(
+                f"Expected a recipe that needs no training, received {recipe.name!r}.",
+                remedy="Call fine_tune with labelled examples, and convert what it returns with 'int8'.",
+            )
+        graph.check(model, recipe)
+        if recipe.needs_calibration and calibration is None:
+            raise CalibrationError(f"The recipe {recipe.name} needs calibration examples, received none.")
+        quantizes_file = recipe.activations == "int8" and foreign_model.file_of(model) is not None
+        if calibration is not None and (quantizes_file or recipe.clips_ranges or recipe.mixes):
+            calibrated = self.calibrate(model, calibration, clip=recipe.clips_ranges)
+            operators = recipe.float_operators
+            if recipe.mixes and not operators:
+                costs = operator_costs(calibrated, calibration, converter=self)
+                operators = tuple(cost.output for cost in costs[:1])
+            return self.quantize(calibrated, float_operators=operators)
+        with self._folder_of(model, recipe, calibration) as job:
+            return fused_file.repair(self._answer(job | {"job": "convert"}, model.name))
+
+    def calibrate(
+        self, model: keras.Model, calibration: Array | Sequence[Array], *, clip: bool = False
+    ) -> bytes:
+        """The model as a float file that notes the range of each tensor, for :meth:`quantize`.
+
+        Args:
+            model: As for :func:`convert`.
+            calibration: Examples to measure the ranges on.
+            clip: Choose ranges that round with the least error, and not from the smallest value to the
+                largest.
+        """
+        recipe = recipes.get("int8")
+        graph.check(model, recipe)
+        with self._folder_of(model, recipe, calibration) as job:
+            calibrated = self._answer(job | {"job": "calibrate"}, model.name)
+            if not clip:
+                return calibrated
+            path = Path(job["output"]).with_name("calibrated.tflite")
+            path.write_bytes(calibrated)
+            return self._answer(job | {"job": "clip", "calibrated": str(path)}, model.name)
+
+    def quantize(self, calibrated: bytes, *, float_operators: Sequence[str] = ()) -> bytes:
+        """A calibrated file in int8, but for some operators.
+
+        Args:
+            calibrated: What :meth:`calibrate` made.
+            float_operators: Names of the first outputs of those that stay in float32. Where they are the
+                first or the last, so do the file's inputs or outputs.
+        """
+        graph_of_file = read_graphs(calibrated).graphs[0]
+        is_float = mixing.float_ends(graph_of_file, float_operators)
+        with self._scratch() as folder:
+            path = folder / "calibrated.tflite"
+            path.write_bytes(calibrated)
             job = {
-                "saved_model": str(folder / "saved_model"),
-                "signature": graph.SIGNATURE,
-                "weights": recipe.weights,
-                "activations": recipe.activations,
-                "calibration": str(folder / "calibration.npz"),
+                "job": "quantize",
+                "calibrated": str(path),
+                "float_operators": list(float_operators),
+                "input_type": "float32" if is_float[0] else "int8",
+                "output_type": "float32" if is_float[1] else "int8",
                 "output": str(folder / "model.tflite"),
             }
-            graph.check(model, recipe)
-            if recipe.needs_calibration:
-                if calibration is None:
-                    raise CalibrationError(
-                        f"The recipe {recipe.name} needs calibration examples, received none."
-                    )
-                np.savez(folder / "calibration.npz", **examples_of.prepare(model, calibration))
-            graph.freeze(model, folder / "saved_model", recipe)
-            self._answer(job, model.name)
-            return fused_file.repair((folder / "model.tflite").read_bytes())
+            return fused_file.repair(self._answer(job, path.name))
 
     def close(self) -> None:
         """Ends the process and removes its files."""
@@ -102,8 +146,46 @@ class Converter:
     def _log(self) -> Path:
         return Path(self._folder.name) / "converter.log"
 
-    def _answer(self, job: dict[str, str], model: str) -> None:
-        """Sends one job and waits for its end."""
+    @contextlib.contextmanager
+    def _folder_of(
+        self, model: keras.Model, recipe: Recipe, calibration: Array | Sequence[Array] | None
+    ) -> Iterator[dict[str, Any]]:
+        """A folder with the model and its examples, as the part of a job that names them."""
+        with self._scratch() as folder:
+            job = {
+                "signature": graph.SIGNATURE,
+                "weights": recipe.weights,
+                "activations": recipe.activations,
+                "calibration": str(folder / "calibration.npz"),
+                "output": str(folder / "model.tflite"),
+            }
+            if recipe.needs_calibration and calibration is not None:
+                np.savez(folder / "calibration.npz", **examples_of.prepare(model, calibration))
+            file = foreign_model.file_of(model)
+            if file is not None:
+                yield job | {"file": str(file.file)}
+                return
+            graph.freeze(model, folder / "saved_model", recipe)
+            yield job | {"saved_model": str(folder / "saved_model")}
+
+    @contextlib.contextmanager
+    def _scratch(self) -> Iterator[Path]:
+        """A folder that lasts as long as a conversion.
+
+        Raises:
+            DiskError: The disk of temporary files failed.
+        """
+        try:
+            with tempfile.TemporaryDirectory(dir=self._folder.name) as name:
+                yield Path(name)
+        except OSError as error:
+            raise DiskError(
+                f"Cannot write to the temporary folder {self._folder.name!r}: {error.strerror or error}.",
+                remedy="Make room there, or name another folder with the variable TMPDIR.",
+            ) from error
+
+    def _answer(self, job: dict[str, Any], model: str) -> bytes:
+        """Sends one job and waits for what it makes."""
         self.start()
         process = self._process
         assert process is not None and process.stdin is not None and process.stdout is not None
@@ -124,6 +206,7 @@ class Converter:
         if error is not None:
             words = " ".join(error.split())[:1000].rstrip(".")
             raise ConverterError(f"The TFLite converter refused the model {model!r}: {words}.", model=model)
+        return Path(job["output"]).read_bytes()
 
     def _end(self) -> int:
         """Ends the process, if there is one, and returns its exit code."""

@@ -1,15 +1,14 @@
-"""A Keras model that computes with int8's rounding: for fine-tuning, and to see what each layer costs.
+"""A Keras model that computes with int8's rounding: for fine-tuning.
 
 Weights get one scale per output channel and 255 steps around zero, outputs one scale and 256 steps over
 their range, as TFLite's int8 has them (B. Jacob et al., "Quantization and Training of Neural Networks for
-Efficient Integer-Arithmetic- Only Inference", CVPR 2018). A per-channel scale is the same before and after a
+Efficient Integer-Arithmetic-Only Inference", CVPR 2018). A per-channel scale is the same before and after a
 batch normalization is folded in, so that normalizations stay as they are. Gradients pass the rounding as if
 it were not there, and stop at the range's ends.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container
 from typing import Any
 
 import keras
@@ -80,17 +79,16 @@ def quantizable_layers(model: keras.Model) -> tuple[str, ...]:
     return tuple(layer.name for layer in model.layers if type(layer) in _KERNELS)
 
 
-def fake_quantize(model: keras.Model, *, only: Container[str] | None = None) -> keras.Model:
+def fake_quantize(model: keras.Model) -> keras.Model:
     """A copy of a model in which layers round as int8 does. The copy has weights of its own.
 
     Args:
         model: A Sequential or functional model.
-        only: Names of the layers to round; all that can be by default.
 
     Raises:
         UnsupportedLayerError: No layer of the model has a fake-quantized form.
     """
-    names = [name for name in quantizable_layers(model) if only is None or name in only]
+    names = quantizable_layers(model)
     if not names:
         kinds = ", ".join(kind.__name__ for kind in _KERNELS)
         raise UnsupportedLayerError(f"Expected a layer out of {kinds} in {model.name!r}, found none.")

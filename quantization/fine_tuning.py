@@ -29,7 +29,8 @@ def fine_tune(
 ) -> keras.Model:
     """Trains a copy of a model whose Dense and convolution layers round as int8 does.
 
-    The result is a plain model of the same layers: convert it with the recipe `int8` like any other.
+    The result is a plain model of the same layers: convert it with the recipe `int8` like any other. The same
+    model, examples and seed give the same weights.
 
     Args:
         model: A trained Sequential or functional model; it is not changed.
@@ -66,3 +67,14 @@ def fine_tune(
     tuned = keras.models.clone_model(model)
     copy_weights(student, tuned)
     return tuned
+
+
+def loss_for(model: keras.Model, y: Array) -> keras.losses.Loss:
+    """The loss that goes with a model's last activation and its answers."""
+    last = getattr(model.layers[-1], "activation", None)
+    probabilities = last in (keras.activations.softmax, keras.activations.sigmoid)
+    if not np.issubdtype(np.asarray(y).dtype, np.integer):
+        return keras.losses.MeanSquaredError()
+    if model.output_shape[-1] == 1 or last is keras.activations.sigmoid:
+        return keras.losses.BinaryCrossentropy(from_logits=not probabilities)
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=not probabilities)

@@ -42,7 +42,8 @@ def repair(data: bytes) -> bytes:
         offset = options.Offset(_CELL_CLIP)
         if offset:
             struct.pack_into("<f", edited, options.Pos + offset, 0.0)
-        if operator.IntermediatesLength() > _HIDDEN:
+        is_int8 = graph.Tensors(operator.Outputs(0)).Type() == schema.TensorType.INT8
+        if is_int8 and operator.IntermediatesLength() > _HIDDEN:
             state = graph.Tensors(operator.Inputs(_OUTPUT_STATE))
             hidden = graph.Tensors(operator.Intermediates(_HIDDEN))
             _copy_quantization(edited, graph.Tensors(operator.Outputs(0)), (state, hidden))

@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from ..errors import DynamicShapeError, QuantizationError, UnsupportedLayerError
+from . import foreign_model
 from .recipes import Recipe
 from .recurrence import convertible_recurrence
 
@@ -19,11 +20,18 @@ _FLOAT_ONLY = {
     "Conv3D": "TFLite has no int8 kernel of CONV_3D",
     "Conv3DTranspose": "TFLite has no int8 kernel of CONV_3D_TRANSPOSE",
 }
+_FLOAT_ONLY_OPERATORS = {
+    "CONV_3D": "TFLite has no int8 kernel of it",
+    "CONV_3D_TRANSPOSE": "TFLite has no int8 kernel of it",
+    "WHILE": "calibration does not look into loops",
+}
 
 
 def input_names(model: keras.Model) -> tuple[str, ...]:
-    """`("x",)`, or `("x0", "x1", ...)` for several inputs in Keras's order."""
-    return _names("x", "x", len(_inputs(model)))
+    """`("x",)`, or `("x0", "x1", ...)` for several inputs in Keras's order; a file's own names for its."""
+    inputs = _inputs(model)
+    file = foreign_model.file_of(model)
+    return _names("x", "x", len(inputs)) if file is None else tuple(file.specs)
 
 
 def freeze(model: keras.Model, folder: Path, recipe: Recipe) -> None:
@@ -57,6 +65,7 @@ def freeze(model: keras.Model, folder: Path, recipe: Recipe) -> None:
         return dict(zip(_names("output", "output", len(flat)), flat, strict=True))
 
     module = tf.Module()
+    module.saved_models = foreign_model.saved_models_of(model)
     with convertible_recurrence(fuse=recipe.fuses_lstm, unroll=recipe.needs_calibration):
         module.infer = tf.function(infer, autograph=False)
         function = module.infer.get_concrete_function(**specs)
@@ -79,6 +88,13 @@ def check(model: keras.Model, recipe: Recipe) -> None:
             )
     if recipe.activations == "float32":
         return
+    file = foreign_model.file_of(model)
+    if file is not None:
+        for name in set(file.operators) & set(_FLOAT_ONLY_OPERATORS):
+            obstacle = _FLOAT_ONLY_OPERATORS[name]
+            raise UnsupportedLayerError(
+                f"The operator {name} of {file.file.name!r} cannot be {recipe.name}: {obstacle}."
+            )
     for layer in model._flatten_layers():
         reason = _FLOAT_ONLY.get(type(layer).__name__)
         if reason:

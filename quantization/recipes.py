@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
 from ..errors import RecipeError
+from ..hardware.targets import Target
 from ..protocol.manifest import Kind
 
 
@@ -19,6 +21,11 @@ class Recipe:
         weights: Type that the weights are stored in.
         activations: Type that the tensors between operators have.
         kind: The manifest's word for the files it makes.
+        clips_ranges: Whether an activation's range is the one that rounds with the least error, and not from
+            the smallest to the largest value seen.
+        mixes: Whether the operators in `float_operators` stay in float32.
+        float_operators: Names of their outputs in the file; where a mix names none, the costliest is taken.
+        tunes: Whether the model is fine-tuned with int8's rounding first, which takes labelled examples.
     """
 
     name: str
@@ -26,6 +33,10 @@ class Recipe:
     weights: Literal["float32", "float16", "int8", "int4"]
     activations: Literal["float32", "int8", "int16"]
     kind: Kind
+    clips_ranges: bool = False
+    mixes: bool = False
+    float_operators: tuple[str, ...] = ()
+    tunes: bool = False
 
     @property
     def needs_calibration(self) -> bool:
@@ -37,6 +48,19 @@ class Recipe:
         """Whether the fused LSTM operator has kernels for these types; it has none for int16 activations."""
         return self.activations != "int16"
 
+    def keeping(self, operators: tuple[str, ...]) -> Recipe:
+        """The same recipe with these operators in float32."""
+        return dataclasses.replace(self, float_operators=operators)
+
+    def runs_on(self, target: Target) -> bool:
+        """Whether a target reads the files of this recipe; compilers take int8, their CPU takes float."""
+        if self.kind == "int8":
+            return bool({"int8", "compiled"} & set(target.kinds))
+        if self.kind == "mixed":
+            has_cpu = target.accelerator is not None or "float32" in target.kinds
+            return has_cpu and bool({"int8", "compiled"} & set(target.kinds))
+        return self.kind in target.kinds
+
 
 _RECIPES = {
     recipe.name: recipe
@@ -47,7 +71,31 @@ _RECIPES = {
             "dynamic", "weights in int8, activations quantized as they come", "int8", "float32", "dynamic"
         ),
         Recipe("int8", "full int8: weights, activations, inputs and outputs", "int8", "int8", "int8"),
+        Recipe(
+            "int8-ranges",
+            "full int8, each range chosen for the least error of rounding",
+            "int8",
+            "int8",
+            "int8",
+            clips_ranges=True,
+        ),
+        Recipe(
+            "mixed",
+            "int8, but for the operators that cost the most accuracy: those stay in float32",
+            "int8",
+            "int8",
+            "mixed",
+            mixes=True,
+        ),
         Recipe("int16x8", "weights in int8, activations in int16", "int8", "int16", "int16x8"),
+        Recipe(
+            "int8-tuned",
+            "full int8 of the model after some epochs of training with int8's rounding",
+            "int8",
+            "int8",
+            "int8",
+            tunes=True,
+        ),
         Recipe("int4", "weights in int4, computed in float32; LiteRT only", "int4", "float32", "int4"),
     )
 }

@@ -6,7 +6,8 @@ import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -25,13 +26,14 @@ from ..protocol.signatures import SigningKey, sign_manifest
 from . import fused_file, release_folder
 from .comparison import Comparison, compare
 from .converter import Converter, convert
+from .foreign_model import file_of
 from .golden import FILE, write_golden
 from .recipes import Recipe
 from .recipes import get as get_recipe
 
 Array = NDArray[Any]
 
-_TOOLS = ("hedgerow", "tensorflow", "keras", "numpy", "ai-edge-litert", "ethos-u-vela")
+_TOOLS = ("hedgerow", "tensorflow", "keras", "numpy", "ai-edge-litert", "ai-edge-quantizer", "ethos-u-vela")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,6 +72,10 @@ def build_release(
     minimum_agent: str = "0.1.0",
     key: SigningKey | None = None,
     converter: Converter | None = None,
+    converted: Mapping[str, bytes] | None = None,
+    comparison: Comparison | None = None,
+    compile_from: Mapping[str, str] | None = None,
+    on_built: Callable[[Path, Mapping[str, Path], Mapping[str, Path]], None] | None = None,
 ) -> Release:
     """Converts, measures, compiles and writes a release, all of it or nothing.
 
@@ -90,6 +96,11 @@ def build_release(
         minimum_agent: The oldest agent that can run it.
         key: Signs the manifest.
         converter: A running converter, to save the start of a process.
+        converted: Files that are converted already, by their recipes' names.
+        comparison: How the files answer the test, if that has been measured.
+        compile_from: Name of the recipe whose file a target's compiler takes; int8 by default.
+        on_built: Called before the release gets its name, with its folder to be, the files by kind and the
+            compiled ones by target; what it raises leaves no release.
 
     Raises:
         ReleaseBuildError: The version is not newer than what is there, the test examples are calibration
@@ -99,7 +110,7 @@ def build_release(
     """
     destination = release_folder.destination_of(Path(folder), name, version)
     chosen_targets = [load_target(target) for target in targets]
-    chosen_recipes = _recipes(recipes, chosen_targets)
+    chosen_recipes = _recipes(recipes, chosen_targets, compile_from or {})
     _check_disjoint(calibration, test)
     with release_folder.aside(destination) as aside:
         files = {"trainable": aside / "trainable.tflite"} if trainable is not None else {}
@@ -107,13 +118,15 @@ def build_release(
             release_folder.write(files["trainable"], trainable)
         for recipe in chosen_recipes:
             files[recipe.name] = aside / f"{recipe.name}.tflite"
-            release_folder.write(
-                files[recipe.name], convert(model, recipe, calibration=calibration, converter=converter)
-            )
-        comparison = compare(model, _inference(files), *test) if test is not None else None
+            data = (converted or {}).get(recipe.name)
+            if data is None:
+                data = convert(model, recipe, calibration=calibration, converter=converter)
+            release_folder.write(files[recipe.name], data)
+        if comparison is None and test is not None:
+            comparison = compare(model, _inference(files), *test)
         golden = _golden(aside, _inference(files), calibration, test)
         compiled = {
-            target.name: _compile(target, files["int8"], aside)
+            target.name: _compile(target, files[(compile_from or {}).get(target.name, "int8")], aside)
             for target in chosen_targets
             if target.compiled
         }
@@ -126,9 +139,7 @@ def build_release(
         manifest = Manifest(
             name=name,
             version=version,
-            weights_digest=manifests.weights_digest(
-                {weight.path: weight.numpy() for weight in model.weights}
-            ),
+            weights_digest=manifests.weights_digest(_weights(model)),
             files=tuple(entries),
             labels=tuple(labels),
             preprocessing=preprocessing or Preprocessing(),
@@ -139,6 +150,9 @@ def build_release(
             aside / release_folder.MANIFEST,
             sign_manifest(manifest, key) if key else manifests.encode(manifest),
         )
+        if on_built is not None:
+            outputs = {target: report.output for target, report in compiled.items()}
+            on_built(destination, files | ({"golden": golden} if golden is not None else {}), outputs)
     placed = {kind: destination / path.name for kind, path in files.items()}
     reports = {
         target: dataclasses.replace(report, output=destination / report.output.name)
@@ -150,12 +164,24 @@ def build_release(
     return Release(destination, manifest, placed, comparison, reports)
 
 
-def _recipes(names: Sequence[str | Recipe], targets: Sequence[Target]) -> list[Recipe]:
-    """The recipes asked for, and int8 if a compiler needs it."""
+def _recipes(
+    names: Sequence[str | Recipe], targets: Sequence[Target], compile_from: Mapping[str, str]
+) -> list[Recipe]:
+    """The recipes asked for, and those that compilers need."""
     chosen = {recipe.name: recipe for recipe in map(get_recipe, names)}
-    if any(target.compiled for target in targets):
-        chosen.setdefault("int8", get_recipe("int8"))
+    for target in targets:
+        if target.compiled:
+            name = compile_from.get(target.name, "int8")
+            chosen.setdefault(name, get_recipe(name))
     return list(chosen.values())
+
+
+def _weights(model: keras.Model) -> dict[str, Array]:
+    """Every weight of a model; of a file that stands for one, its bytes."""
+    file = file_of(model)
+    if file is not None:
+        return {file.file.name: np.frombuffer(file.file.read_bytes(), np.uint8)}
+    return {weight.path: weight.numpy() for weight in model.weights}
 
 
 def _check_disjoint(
@@ -196,9 +222,12 @@ def _golden(
 
 
 def _compile(target: Target, int8: Path, aside: Path) -> vela.VelaReport:
+    """Compiles in a folder of its own: a full disk is then no failure of the compiler."""
     assert target.accelerator is not None
-    report = vela.compile(int8, target.accelerator.configuration, aside)
-    output = report.output.rename(aside / f"{target.name}.tflite")
+    output = aside / f"{target.name}.tflite"
+    with tempfile.TemporaryDirectory() as folder:
+        report = vela.compile(int8, target.accelerator.configuration, folder)
+        release_folder.write(output, report.output)
     return dataclasses.replace(report, output=output)
 
 
@@ -210,11 +239,18 @@ def _entry(path: Path, kind: str, targets: Sequence[Target], comparison: Compari
         kind=cast("Kind", kind if kind == "trainable" else get_recipe(kind).kind),
         size=len(data),
         sha256=hashlib.sha256(data).hexdigest(),
-        targets=tuple(target.name for target in targets if kind in target.kinds),
+        targets=tuple(target.name for target in targets if _reads(target, kind)),
         signatures=_signatures(data),
         metrics=measured,
         stateful=kind != "trainable" and fused_file.has_fused_lstm(data),
     )
+
+
+def _reads(target: Target, kind: str) -> bool:
+    """Whether a target runs a file as it is, without its compiler."""
+    if kind == "trainable":
+        return kind in target.kinds
+    return not target.compiled and get_recipe(kind).runs_on(target)
 
 
 def _plain_entry(

@@ -1,4 +1,4 @@
-"""The converter's process: reads jobs as JSON lines from its input, converts, answers on its output.
+"""The converter's process: reads jobs as JSON lines from its input, does them, answers on its output.
 
 The TFLite converter ends its process on some models. It lives here, so that its end is an answer for its
 parent.
@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from . import foreign_file, ranges
+
 _OPERATORS = {
     "int8": tf.lite.OpsSet.TFLITE_BUILTINS_INT8,
     "int16": tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8,
@@ -31,7 +33,7 @@ def main() -> None:
     for line in sys.stdin:
         job = json.loads(line)
         try:
-            Path(job["output"]).write_bytes(_convert(job))
+            Path(job["output"]).write_bytes(_JOBS[job["job"]](job))
             error = None
         except Exception as raised:  # noqa: BLE001 - whatever the converter raises is the answer
             error = f"{type(raised).__name__}: {raised}"
@@ -40,6 +42,56 @@ def main() -> None:
 
 
 def _convert(job: dict[str, Any]) -> bytes:
+    """A SavedModel, or a float file, in the types of a recipe."""
+    if "file" in job:
+        return foreign_file.convert(
+            Path(job["file"]).read_bytes(), job["weights"], job["activations"], job["calibration"]
+        )
+    converter = _converter(job)
+    data: bytes = converter.convert()
+    if job["weights"] == "int4":
+        return foreign_file.convert(data, "int4", "float32", job["calibration"])
+    return data
+
+
+def _calibrate(job: dict[str, Any]) -> bytes:
+    """A float file that notes the range of each tensor."""
+    if "file" in job:
+        return foreign_file.calibrate(Path(job["file"]).read_bytes(), job["calibration"])
+    converter = _converter(job)
+    converter._experimental_calibrate_only = True
+    data: bytes = converter.convert()
+    return data
+
+
+def _clip(job: dict[str, Any]) -> bytes:
+    """A calibrated file whose ranges round the calibration examples with the least error."""
+    with np.load(job["calibration"]) as arrays:
+        return ranges.clip(Path(job["calibrated"]).read_bytes(), dict(arrays))
+
+
+def _quantize(job: dict[str, Any]) -> bytes:
+    """A calibrated file in int8, but for the operators that are to stay in float."""
+    from tensorflow.lite.python import convert
+
+    data: bytes = convert.mlir_quantize(
+        Path(job["calibrated"]).read_bytes(),
+        input_data_type=tf.dtypes.as_dtype(job["input_type"]),
+        output_data_type=tf.dtypes.as_dtype(job["output_type"]),
+        denylisted_nodes=set(job["float_operators"]) or None,
+    )
+    return data
+
+
+_JOBS: dict[str, Callable[[dict[str, Any]], bytes]] = {
+    "convert": _convert,
+    "calibrate": _calibrate,
+    "clip": _clip,
+    "quantize": _quantize,
+}
+
+
+def _converter(job: dict[str, Any]) -> Any:
     converter = tf.lite.TFLiteConverter.from_saved_model(
         job["saved_model"], signature_keys=[job["signature"]]
     )
@@ -55,16 +107,7 @@ def _convert(job: dict[str, Any]) -> bytes:
         converter.representative_dataset = _examples(job["calibration"])
         converter.target_spec.supported_ops = [_OPERATORS[activations]]
         converter.inference_input_type = converter.inference_output_type = tf.dtypes.as_dtype(activations)
-    data: bytes = converter.convert()
-    return _int4(data) if weights == "int4" else data
-
-
-def _int4(data: bytes) -> bytes:
-    """Weights of a float file in int4, one scale per channel, made float again before each operator."""
-    from ai_edge_quantizer import quantizer, recipe
-
-    quantizing = quantizer.Quantizer(bytearray(data), recipe.weight_only_wi4_afp32())
-    return bytes(quantizing.quantize().quantized_model)
+    return converter
 
 
 def _examples(path: str) -> Callable[[], Iterator[dict[str, Any]]]:

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import keras
@@ -15,12 +16,19 @@ import numpy as np
 import pytest
 from keras import layers
 
-from hedgerow.errors import CalibrationError, ReleaseBuildError, SignatureError, TargetError
+from hedgerow.errors import (
+    CalibrationError,
+    DiskError,
+    ReleaseBuildError,
+    SignatureError,
+    TargetError,
+    VerificationError,
+)
 from hedgerow.hardware.inference import Inference
 from hedgerow.protocol import manifest as manifests
 from hedgerow.protocol.manifest import Preprocessing
 from hedgerow.protocol.signatures import SigningKey, verify_manifest
-from hedgerow.quantization import Converter, build_release
+from hedgerow.quantization import Converter, build_release, release_folder
 
 RNG = np.random.default_rng(0)
 EXAMPLES = RNG.normal(size=(60, 6, 3)).astype(np.float32)
@@ -152,7 +160,7 @@ def test_nothing_is_left_of_a_release_that_failed(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(ReleaseBuildError, match="No space left"):
+    with pytest.raises(DiskError, match="No space left"):
         build(recipes=("float32",))
     monkeypatch.undo()
     monkeypatch.setattr(Path, "rename", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -165,7 +173,7 @@ def test_a_folder_that_cannot_be_written_is_an_error(
     network: keras.Model, converter: Converter, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ReleaseBuildError, match="Cannot write"):
+    with pytest.raises(DiskError, match="Cannot write"):
         build_release(
             tmp_path / "file", name="tiny", version="1.0.0", model=network, recipes=(), converter=converter
         )
@@ -186,11 +194,139 @@ release.build_release(sys.argv[1], name="tiny", version="1.0.0", model=network, 
 
 
 @pytest.mark.slow
-def test_a_builder_that_is_killed_leaves_no_release(tmp_path: Path) -> None:
+def test_a_builder_that_is_killed_leaves_no_release(
+    network: keras.Model, converter: Converter, tmp_path: Path
+) -> None:
     done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], capture_output=True, timeout=300)
     assert done.returncode == -9, done.stderr.decode()[-2000:]
     assert not (tmp_path / "tiny-1.0.0").exists()
-    assert all(path.name.startswith(".building-") for path in tmp_path.iterdir())
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".building-") and (left / "manifest.json").is_file()
+    build_release(
+        tmp_path, name="tiny", version="1.0.0", model=network, recipes=("float32",), converter=converter
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny-1.0.0"]
+
+
+def test_what_another_process_is_building_is_left_alone(tmp_path: Path) -> None:
+    with release_folder.aside(tmp_path / "a-1.0.0") as first, release_folder.aside(tmp_path / "b-1.0.0"):
+        assert first.is_dir() and len(list(tmp_path.glob(".building-*"))) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a-1.0.0", "b-1.0.0"]
+
+
+FULL = """
+import resource, signal, sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+import keras
+from hedgerow.errors import DiskError
+from hedgerow.quantization import build_release
+network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+float32 = {"float32": bytes(int(sys.argv[2]))}
+names = {"name": "tiny", "version": "1.0.0", "recipes": ("float32",)}
+try:
+    build_release(sys.argv[1], model=network, converted=float32, **names)
+except DiskError as error:
+    print(error.exit_code, error)
+print(sorted(path.name for path in Path(sys.argv[1]).iterdir()))
+"""
+
+
+@pytest.mark.slow
+def test_a_file_that_the_system_refuses_leaves_nothing(tmp_path: Path) -> None:
+    # Real refusals of the system, without a disk of its own: a limit on the size of files.
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path), "2000000"], capture_output=True, text=True, timeout=300
+    )
+    lines = done.stdout.splitlines()
+    assert lines[-2].startswith("95 Cannot write the release 'tiny-1.0.0': File too large."), done.stderr[
+        -2000:
+    ]
+    assert lines[-1] == "[]"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """Mounts disks of so many KiB; only root can."""
+    mounted: list[Path] = []
+
+    def mount(kib: int) -> Path:
+        folder = tmp_path / f"disk{len(mounted)}"
+        folder.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", str(folder)]
+        if subprocess.run(command, capture_output=True, check=False).returncode != 0:
+            pytest.skip("only root can mount a small disk")
+        mounted.append(folder)
+        return folder
+
+    yield mount
+    for folder in mounted:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_leaves_nothing_at_whatever_file_it_is_met(
+    network: keras.Model, converter: Converter, small_disk: Callable[[int], Path]
+) -> None:
+    for kib in (4, 8, 12, 20):
+        folder = small_disk(kib)
+        with pytest.raises(DiskError, match="No space left"):
+            build_release(
+                folder,
+                name="tiny",
+                version="1.0.0",
+                model=network,
+                calibration=EXAMPLES,
+                test=(HELD_OUT, ANSWERS),
+                recipes=("float32", "int8"),
+                converter=converter,
+            )
+        assert not list(folder.iterdir())
+
+
+@pytest.mark.slow
+def test_the_same_release_has_the_same_bytes(
+    network: keras.Model, converter: Converter, tmp_path: Path
+) -> None:
+    def build(folder: Path) -> dict[str, bytes]:
+        release = build_release(
+            folder,
+            name="tiny",
+            version="1.0.0",
+            model=network,
+            calibration=EXAMPLES,
+            test=(HELD_OUT, ANSWERS),
+            recipes=("int8", "int8-ranges", "mixed", "int16x8", "float16"),
+            targets=("ethos-u55-128",),
+            converter=converter,
+        )
+        return {path.name: path.read_bytes() for path in release.folder.iterdir()}
+
+    first = build(tmp_path / "one")
+    assert build(tmp_path / "two") == first and len(first) == 8
+    tools = json.loads(first["manifest.json"])["tools"]
+    assert {"hedgerow", "tensorflow", "keras", "numpy", "ai-edge-quantizer", "ethos-u-vela"} <= set(tools)
+
+
+def test_what_is_found_before_a_release_has_its_name_stops_it(
+    network: keras.Model, converter: Converter, tmp_path: Path
+) -> None:
+    def refuse(destination: Path, files: Mapping[str, Path], compiled: Mapping[str, Path]) -> None:
+        assert not destination.exists() and files["float32"].is_file() and not compiled
+        raise VerificationError("No.")
+
+    with pytest.raises(VerificationError):
+        build_release(
+            tmp_path,
+            name="tiny",
+            version="1.0.0",
+            model=network,
+            recipes=("float32",),
+            converter=converter,
+            on_built=refuse,
+        )
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_digest_names_the_weights_not_the_file(network: keras.Model) -> None:
