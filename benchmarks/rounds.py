@@ -3,15 +3,17 @@
     python benchmarks/rounds.py [--devices 10 100 1000] [--numbers 50000] [--rounds 2]
 
 A real coordinator (on a stand-in for the trainable file), a real broker, the agent's own sessions in one
-process (`simulated_fleet.py`). `join`: from the first device on the roster to the last; `round`:
-training and evaluation; `tasks`: until 95 % of the devices have heard their task. Processor time is of
-the whole run, with the start: on a busy machine it says more than the clock.
+process (`simulated_fleet.py`). `join`: from the first device on the roster to the last; `round`: training
+and evaluation; `command`: 95 % of the messages to devices (tasks, grants, settlements) reached a client of
+their topics in so long, while blobs flow. Processor time is of a round, by role: on a busy machine it says
+more than the clock, and `ideal` is their sum on two cores that do nothing else.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -29,31 +31,60 @@ import psutil
 from hedgerow.broker import free_port
 from hedgerow.coordinator.config import CoordinatorConfig
 from hedgerow.processes import wait_for_port
+from hedgerow.protocol.link import Broker, Connected, LinkEvent, MqttLink, Received
+from hedgerow.protocol.topics import Topics
 
 HERE = Path(__file__).parent
 LAUNCH = HERE.parent / "tests" / "coordinator" / "launch.py"
 
 
 class Usage(threading.Thread):
-    """The largest resident memory of processes, MiB, and the processor time they have taken, s."""
+    """The largest resident memory of processes, MiB, and the processor time they have taken."""
 
     def __init__(self, **processes: int) -> None:
         super().__init__(daemon=True)
         self.peaks = dict.fromkeys(processes, 0.0)
-        self.seconds = dict.fromkeys(processes, 0.0)
         self._processes = {name: psutil.Process(pid) for name, pid in processes.items()}
         self.start()
+
+    def now(self) -> dict[str, float]:
+        used = {name: process.cpu_times() for name, process in self._processes.items()}
+        return {name: times.user + times.system for name, times in used.items()}
 
     def run(self) -> None:
         while True:
             for name, process in self._processes.items():
                 try:
                     self.peaks[name] = max(self.peaks[name], process.memory_info().rss / 2**20)
-                    used = process.cpu_times()
-                    self.seconds[name] = used.user + used.system
                 except psutil.NoSuchProcess:
                     return
             time.sleep(0.2)
+
+
+class Observer:
+    """Hears every command to a device, as the device would, and notes when."""
+
+    def __init__(self, broker: str, fleet: str) -> None:
+        self._topics, self.heard = Topics(fleet), dict[tuple[str, int], float]()
+        self.link = MqttLink(Broker.from_url(broker), client_id="observer", will=None, on_event=self._hear)
+
+    def _hear(self, event: LinkEvent) -> None:
+        now = time.time()
+        if isinstance(event, Connected):
+            self.link.subscribe([self._topics.down("+", "+")])
+        elif isinstance(event, Received):
+            said = json.loads(event.payload)
+            self.heard.setdefault((said["device"], said["counter"]), now)
+
+    def seconds(self, sent: Path) -> list[float]:
+        """How long each command was on its way, sorted."""
+        lines = (line.split() for line in sent.read_text().splitlines())
+        on_the_way = [
+            self.heard[device, int(counter)] - float(at)
+            for at, device, counter in lines
+            if (device, int(counter)) in self.heard
+        ]
+        return sorted(on_the_way)
 
 
 @contextmanager
@@ -101,20 +132,33 @@ def measure(devices: int, *, numbers: int, rounds: int, folder: Path) -> dict[st
         assert wait_for_port(port, mosquitto)
         with (
             (folder / "log").open("wb") as log,
-            running(*launch, stdout=subprocess.PIPE, stderr=log) as coordinator,
+            running(
+                *launch,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=os.environ | {"LAUNCH_COMMANDS": str(folder / "commands")},
+            ) as coordinator,
         ):
             assert coordinator.stdout is not None
             events = iter(coordinator.stdout)
             assert json.loads(next(events))["event"] == "started"
             with running(*fleet_command, stdout=quiet, stderr=log) as fleet:
                 usage = Usage(coordinator=coordinator.pid, broker=mosquitto.pid, fleet=fleet.pid)
-                found = _follow(events, history)
+                observer = Observer(broker, "bench")
+                found, cpu = _follow(events, usage)
+                coordinator.wait(60)
+                observer.link.close()
+                seconds = observer.seconds(folder / "commands")
+                found["command s"] = seconds[int(len(seconds) * 0.95)]
                 found |= {f"{name} MiB": peak for name, peak in usage.peaks.items() if name != "fleet"}
-                return found | {f"{name} CPU s": seconds for name, seconds in usage.seconds.items()}
+                found |= {f"{name} CPU s": value for name, value in cpu.items()}
+                return found | {"ideal s": sum(cpu.values()) / 2}
 
 
-def _follow(events: Iterator[bytes], history: Path) -> dict[str, Any]:
-    started, opened, seconds, joined = 0.0, [], [], 0.0
+def _follow(events: Iterator[bytes], usage: Usage) -> tuple[dict[str, Any], dict[str, float]]:
+    """The times of a run, and each role's processor time in its last round."""
+    started, seconds, joined = 0.0, [], 0.0
+    marks: list[dict[str, float]] = []
     for line in events:
         event = json.loads(line)
         now = time.time()
@@ -122,17 +166,12 @@ def _follow(events: Iterator[bytes], history: Path) -> dict[str, Any]:
             started = now
         if event["event"] == "phase_opened":
             joined = joined or (now - started if started else 0.0)
-            opened.append(now)
+            marks = marks or [usage.now()]
         if event["event"] == "round_ended":
             seconds.append(event["record"]["seconds"])
-    asked = [json.loads(line) for line in history.read_text().splitlines()]
-    heard = sorted(line["at"] for line in asked if line["what"] == "asked" and line["at"] >= opened[-2])
-    first = [at - opened[-2] for at in heard if at < opened[-1]]
-    return {
-        "join s": joined,
-        "round s": min(seconds),
-        "tasks s (95 %)": first[int(len(first) * 0.95)] if first else float("nan"),
-    }
+            marks.append(usage.now())
+    cpu = {name: marks[-1][name] - marks[-2][name] for name in marks[-1]}
+    return {"join s": joined, "round s": min(seconds)}, cpu
 
 
 def main() -> None:

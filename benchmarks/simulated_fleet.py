@@ -64,6 +64,51 @@ class Shelf:
         return self.weights[blob.sha256]
 
 
+class Corked:
+    """A socket that sends what one turn of the loop has said together: a packet each would wake the broker.
+
+    Args:
+        connection: The socket.
+        waits: Told when there is something to send.
+    """
+
+    def __init__(self, connection: Any, waits: Any) -> None:
+        self._connection, self._waits, self._out = connection, waits, bytearray()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    def send(self, data: bytes) -> int:
+        if not self._out:
+            self._waits(self)
+        self._out += data
+        return len(data)
+
+    def flush(self) -> bool:
+        """Sends what it can; whether that was all."""
+        try:
+            while self._out:
+                del self._out[: self._connection.send(self._out)]
+        except BlockingIOError:
+            return False
+        except OSError:
+            self._out.clear()
+        return True
+
+    def close(self) -> None:
+        self.flush()
+        self._connection.close()
+
+
+class Client(mqtt.Client):
+    """paho with such a socket."""
+
+    waits: Any = None
+
+    def _create_socket_connection(self) -> Any:
+        return Corked(super()._create_socket_connection(), self.waits)
+
+
 class Device:
     """One simulated device."""
 
@@ -77,9 +122,10 @@ class Device:
         self.delay = BACKOFF_SECONDS[0]
 
     def _client(self) -> mqtt.Client:
-        client = mqtt.Client(
+        client = Client(
             CallbackAPIVersion.VERSION2, client_id=self.name, clean_session=True, reconnect_on_failure=False
         )
+        client.waits = lambda connection: self.fleet.corked.append((self, connection))
         state = messages.encode(self._state(events.Announce(online=False, counter=0, epoch=0, tasks=())))
         client.will_set(self.fleet.topics.state(self.name), state, qos=1, retain=True)
         client.on_connect = self._connected
@@ -256,6 +302,7 @@ class Fleet:
         self._timers: list[tuple[float, int, Any]] = []
         self._woken: dict[str, float] = {}
         self._order = 0
+        self.corked: list[tuple[Device, Corked]] = []
         self.devices = [Device(f"d{number:04d}", self) for number in range(first, first + devices)]
 
     def seconds(self) -> float:
@@ -283,6 +330,13 @@ class Fleet:
         except KeyError:
             self._selector.register(connection, wanted, device)
 
+    def flush(self) -> None:
+        """Sends what this turn has said."""
+        corked, self.corked = self.corked, []
+        for device, connection in corked:
+            if not connection.flush():
+                self.corked.append((device, connection))
+
     def unwatch(self, connection: Any) -> None:
         try:
             self._selector.unregister(connection)
@@ -297,13 +351,17 @@ class Fleet:
             now = time.monotonic()
             while self._timers and self._timers[0][0] <= now:
                 heapq.heappop(self._timers)[2]()
+            self.flush()
             until = self._timers[0][0] - now if self._timers else 1.0
+            if self.corked:
+                until = min(until, 0.005)
             for key, mask in self._selector.select(min(max(until, 0.0), 1.0)):
                 client = key.data.client
                 if mask & selectors.EVENT_READ:
                     client.loop_read()
                 if mask & selectors.EVENT_WRITE and client.socket() is not None:
                     client.loop_write()
+            self.flush()
             if now - misc > 5:
                 misc = now
                 for device in self.devices:

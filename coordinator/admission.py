@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 from ..errors import UpdateError
 from ..protocol.messages import Codec, Update
@@ -13,9 +14,26 @@ from .records import PhaseRecord
 SPARE_BYTES = 1 << 16
 
 
+class Rules(Protocol):
+    """What the updates of one phase must be."""
+
+    @property
+    def bytes_held(self) -> int:
+        """What one checked update has in memory at most, until it counts."""
+
+    def check_announced(self, update: Update) -> None:
+        """Passes if the announcement fits its task; else `UpdateError`."""
+
+    def weights(self, data: bytes) -> Weights:
+        """The tensors of a complete update; `TensorsError` if it has none."""
+
+    def metrics_of(self, update: Update) -> dict[str, float]:
+        """The metrics that count."""
+
+
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """The rules of one phase.
+    """The rules of one phase of our own agents.
 
     Args:
         record: The phase.
@@ -31,6 +49,11 @@ class Admission:
     metrics: frozenset[str]
     examples_at_most: int
     bytes_at_most: int
+
+    @property
+    def bytes_held(self) -> int:
+        """What one checked update has in memory at most, until it counts."""
+        return self.bytes_at_most
 
     @classmethod
     def of(

@@ -14,24 +14,20 @@ from ..errors import BlobError, CoordinatorConfigError, NoUpdateError
 from ..hardware import interpreter
 from ..protocol import tensors
 from ..protocol.blobs import BlobStore, write_durably
-from ..protocol.link import Broker, LinkEvent, MqttLink, Will
 from ..protocol.messages import BlobReference
 from ..protocol.tensors import Weights
-from ..protocol.topics import Topics
 from . import flower
 from .config import CoordinatorConfig
-from .downlink import Downlink
 from .evaluation import HeldOutEvaluation
 from .events import DeviceReport, Event, Finished, Listener, Started
-from .exchange import Exchange
 from .folder_lock import locked
 from .intake import Intake
 from .journal import Journal
 from .phase import Surroundings
-from .predecessor import epoch_on
 from .round_loop import Model, RoundLoop, Stopped
 from .status import StatusFile
 from .summaries import RoundSummaries
+from .wire import open_exchange
 
 FAREWELL_SECONDS = 5.0
 logger = logging.getLogger(__name__)
@@ -77,7 +73,6 @@ class Coordinator:
     def _open(self, stack: contextlib.ExitStack) -> None:
         config = self._config
         flower.quiet()
-        topics, broker = Topics(config.fleet), Broker.from_url(config.broker)
         stack.enter_context(locked(config.folder))
         program = _load_program(config.model)
         stack.callback(program.close)
@@ -92,28 +87,9 @@ class Coordinator:
             template=program.run("get_weights", {}),
             evaluation_metrics=_evaluation_metrics(program),
         )
-        run = self._journal.run()
-        seen = epoch_on(broker, topics, run, patient=self._journal.fact("epoch") is not None)
-
-        def connect(
-            *, will: Will, on_event: Callable[[LinkEvent], None], on_acknowledged: Callable[[], None]
-        ) -> MqttLink:
-            return MqttLink(
-                broker,
-                client_id=f"{config.fleet}-coordinator",
-                will=will,
-                on_event=on_event,
-                on_acknowledged=on_acknowledged,
-            )
-
-        self._exchange = Exchange(
-            topics,
-            run,
-            next_epoch=lambda: self._journal.next_epoch(above=seen),
-            connect=connect,
-            open_downlink=lambda link: Downlink(link, topics, self._store, self._journal),
+        self._exchange = open_exchange(
+            stack, config.broker, config.fleet, journal=self._journal, store=self._store
         )
-        stack.callback(self._exchange.close)
         self._listen()
         around = Surroundings(
             exchange=self._exchange,

@@ -28,7 +28,7 @@ from ..protocol.messages import (
 )
 from ..protocol.topics import Topics
 from .downlink import Downlink, PacedLink
-from .inbox import Acknowledged, Inbox
+from .inbox import Acknowledged, Inbox, Woken
 from .roster import News, Roster
 
 logger = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ class Exchange:
         return self._inbox.dropped
 
     def next(self, timeout_seconds: float) -> FromDevice | None:
-        """The next message from a device that is valid and new, or None when none came in time.
+        """The next message from a device that is valid and new, or None when none came in time, or `wake`.
 
         Raises:
             CoordinatorConflictError: Another coordinator has taken over the fleet.
@@ -113,10 +113,16 @@ class Exchange:
                     logger.warning("no connection: %s", reason)
                 case Received():
                     message = self._on_received(event)
+                case Woken():
+                    return None
                 case Acknowledged():
                     pass
             if message is not None or time.monotonic() >= until:
                 return message
+
+    def wake(self) -> None:
+        """Makes `next` return; called in any thread."""
+        self._inbox.wake()
 
     def ask(self, device: str, **fields: Any) -> None:
         """Sends a task; `fields` are those of `Task`."""

@@ -1,4 +1,4 @@
-"""The one place that knows Flower: strategies by name, a `Grid` over our devices, tensors as its records.
+"""The one place that knows Flower's private parts: its `Grid`, identities, messages and app projects.
 
 Flower's public `Message` needs an identity that its runtime normally sets, and `Grid` names private classes
 whose paths moved between minor versions: all of that is here and nowhere else.
@@ -6,131 +6,43 @@ whose paths moved between minor versions: all of that is here and nowhere else.
 
 from __future__ import annotations
 
-import inspect
 import logging
 import os
 import random
+import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 
-import flwr.serverapp.strategy as strategies
+import click
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
-from flwr.common.constant import SUPERLINK_NODE_ID
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, Metadata, MetricRecord, RecordDict
+from flwr.app.message import make_message
+from flwr.common.config import (
+    get_fused_config_from_dir,
+    get_metadata_from_config,
+    get_project_config,
+    parse_config_args,
+)
+from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
-from flwr.serverapp.strategy.qfedavg import compute_delta_and_h
 from flwr.supercore.differential_privacy import KEY_NORM_BIT, compute_adaptive_clip_model_update
+from flwr.supercore.object_ref import load_app
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from ..errors import StrategyError
-from ..protocol.messages import Scalar
+from ..errors import FlowerAppError, StrategyError
+from ..protocol.messages import FlowerMessage, Scalar
 from ..protocol.tensors import Weights
 
 ARRAYS, CONFIG, METRICS, NUM_EXAMPLES = "arrays", "config", "metrics", "num-examples"
 PATIENCE = 4
 NORM_BIT = KEY_NORM_BIT
 RUN_ID = 1
-
-# Flower's own minimums make it wait in a loop for two nodes that may never come: the coordinator's rule.
-LONE_NODE = {"min_train_nodes": 1, "min_evaluate_nodes": 1, "min_available_nodes": 1}
-
-# Their aggregation is a weighted mean of the replies, followed by something that sees only the mean: for them
-# one reply that carries the mean gives the same result as all replies, in the memory of one.
-MEAN_TYPE = (
-    strategies.FedAvg,
-    strategies.FedAvgM,
-    strategies.FedProx,
-    strategies.FedAdam,
-    strategies.FedAdagrad,
-    strategies.FedYogi,
-)
-
-
-PRIVATE = (
-    strategies.DifferentialPrivacyServerSideFixedClipping,
-    strategies.DifferentialPrivacyServerSideAdaptiveClipping,
-    strategies.DifferentialPrivacyClientSideFixedClipping,
-    strategies.DifferentialPrivacyClientSideAdaptiveClipping,
-)
-
-
-def strategy_names() -> tuple[str, ...]:
-    """The names that `make_strategy` takes: the strategies that work on arrays."""
-    return tuple(
-        name
-        for name in strategies.__all__
-        if inspect.isclass(cls := getattr(strategies, name))
-        and issubclass(cls, (strategies.FedAvg, *PRIVATE))
-        and not name.startswith("FedXgb")
-    )
-
-
-def make_strategy(name: str, arguments: Mapping[str, Any], wrapped: Strategy | None = None) -> Strategy:
-    """A Flower strategy by its class's name.
-
-    Args:
-        name: As in `flwr.serverapp.strategy`; upper and lower case do not matter.
-        arguments: Keyword arguments of the class; one node is enough unless they say otherwise.
-        wrapped: The strategy inside, for those of differential privacy; FedAvg by default.
-
-    Raises:
-        StrategyError: There is no such strategy, or it does not take the arguments.
-    """
-    by_lower_case = {known.lower(): known for known in strategy_names()}
-    known = by_lower_case.get(name.lower())
-    if known is None:
-        raise StrategyError(f"Expected a strategy out of {', '.join(strategy_names())}, received {name!r}.")
-    cls = getattr(strategies, known)
-    private = issubclass(cls, PRIVATE)
-    if wrapped is not None and not private:
-        raise StrategyError(f"Expected a strategy for differential privacy around another, received {known}.")
-    inside = {"strategy": wrapped or make_strategy("FedAvg", {})} if private else LONE_NODE
-    try:
-        strategy: Strategy = cls(**{**inside, **arguments})
-    except (TypeError, ValueError) as error:
-        raise StrategyError(
-            f"Expected arguments that {known} takes, received {dict(arguments)}: {error}."
-        ) from error
-    return strategy
-
-
-def is_mean_type(strategy: Strategy) -> bool:
-    """Whether the strategy needs no more of a round's replies than their weighted mean."""
-    return type(strategy) in MEAN_TYPE
-
-
-def is_private(strategy: Strategy) -> bool:
-    """Whether the strategy is a wrapper for differential privacy."""
-    return type(strategy) in PRIVATE
-
-
-def is_fair(strategy: Strategy) -> bool:
-    """Whether the strategy is q-FedAvg."""
-    return type(strategy) is strategies.QFedAvg
-
-
-def train_metrics(strategy: Strategy) -> frozenset[str]:
-    """The metrics that a training reply must have for this strategy."""
-    adaptive = isinstance(strategy, strategies.DifferentialPrivacyClientSideAdaptiveClipping)
-    loss = strategy.train_loss_key if isinstance(strategy, strategies.QFedAvg) else "train_loss"
-    return frozenset({loss, NORM_BIT} if adaptive else {loss})
-
-
-def needed_nodes(strategy: Strategy, *, train: bool) -> int:
-    """How many nodes the strategy insists on; it waits for ever for fewer."""
-    inner = strategy.strategy if isinstance(strategy, PRIVATE) else strategy
-    if not isinstance(inner, strategies.FedAvg):
-        return 1
-    return max(inner.min_available_nodes, inner.min_train_nodes if train else inner.min_evaluate_nodes)
-
-
-def clips_itself(strategy: Strategy) -> bool:
-    """Whether clipping is the server's part."""
-    return type(strategy) in PRIVATE[:2]
 
 
 def clip(weights: Weights, start: Weights, norm: float) -> tuple[Weights, bool]:
@@ -141,37 +53,6 @@ def clip(weights: Weights, start: Weights, norm: float) -> tuple[Weights, bool]:
         return weights, False
     clipped = compute_adaptive_clip_model_update(values, [start[name] for name in weights], norm)
     return dict(zip(weights, values, strict=True)), bool(clipped)
-
-
-def conclude_private(
-    strategy: Any, round_: int, reply: Message, clipped: int, terms: int
-) -> tuple[ArrayRecord | None, MetricRecord | None]:
-    """What a wrapper for differential privacy does with the mean of clipped updates.
-
-    Args:
-        strategy: The wrapper.
-        round_: Counts from 1.
-        reply: The mean.
-        clipped: How many updates were clipped; an adaptive wrapper moves its norm by that.
-        terms: How many updates there were.
-    """
-    if isinstance(strategy, PRIVATE[1]):
-        strategy._geometric_update(strategy._noisy_fraction(clipped, terms))
-    arrays, metrics = strategy.strategy.aggregate_train(round_, [reply])
-    if isinstance(strategy, PRIVATE[3]):
-        strategy._geometric_update(strategy._noisy_fraction(clipped, terms))
-    if arrays is not None:
-        arrays = strategy._add_noise_to_aggregated_arrays(arrays)
-    return arrays, metrics
-
-
-def fair_terms(
-    strategy: Any, start: Weights, weights: Weights, loss: float
-) -> tuple[list[np.ndarray[Any, Any]], float]:
-    """One update's two terms in q-FedAvg's sums."""
-    lipschitz = 1.0 / strategy.client_learning_rate
-    local = [np.array(weights[name]) for name in start]
-    return compute_delta_and_h(list(start.values()), local, strategy.q, lipschitz, loss)
 
 
 def to_arrays(weights: Weights) -> ArrayRecord:
@@ -270,6 +151,111 @@ def quiet() -> None:
     logging.getLogger("flwr").setLevel(logging.WARNING)
 
 
+# --- messages and apps --------------------------------------------------------------------------------------
+
+
+def be(run_id: int, node_id: int = SUPERLINK_NODE_ID) -> None:
+    """Gives this process the identity that Flower's messages ask for; by default that of its server."""
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, run_id, node_id
+
+
+def received(said: FlowerMessage, task: str, content: RecordDict) -> Message:
+    """The message that a ClientApp is to answer."""
+    metadata = Metadata(
+        run_id=said.run_id,
+        message_id=task,
+        src_node_id=SUPERLINK_NODE_ID,
+        dst_node_id=said.node_id,
+        reply_to_message_id="",
+        group_id=said.group_id,
+        created_at=time.time(),
+        ttl=said.ttl_seconds,
+        message_type=said.message_type,
+    )
+    return make_message(metadata, content)
+
+
+def sent(message: Message, task: str) -> Message:
+    """Names a message, as Flower's server does, and returns it without its content, to be replied to."""
+    message.metadata.__dict__["_message_id"] = task
+    return make_message(message.metadata, RecordDict())
+
+
+def reply_of(message: Message, content: RecordDict) -> Message:
+    """The reply that a node gave."""
+    reply = Message(content, reply_to=message)
+    reply.metadata.__dict__["_message_id"] = f"{message.metadata.message_id}-reply"
+    return reply
+
+
+def failure_of(message: Message, reason: str, *, unavailable: bool) -> Message:
+    """The reply for a node that gave none."""
+    code = ErrorCode.NODE_UNAVAILABLE if unavailable else ErrorCode.CLIENT_APP_RAISED_EXCEPTION
+    reply = Message(Error(code, reason), reply_to=message)
+    reply.metadata.__dict__["_message_id"] = f"{message.metadata.message_id}-reply"
+    return reply
+
+
+def as_failure(reply: Message, reason: str) -> Message:
+    """A reply that cannot be used, as the failure of its node."""
+    return make_message(reply.metadata, error=Error(ErrorCode.UNKNOWN, reason))
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """A Flower app's folder, as its pyproject.toml describes it.
+
+    Args:
+        folder: Where it is.
+        name: "publisher/name".
+        version: Of the app.
+        components: References "module:attribute" by kind, "serverapp" and "clientapp".
+        config: The run's configuration, flat, with the user's values.
+    """
+
+    folder: Path
+    name: str
+    version: str
+    components: Mapping[str, str]
+    config: Mapping[str, Scalar]
+
+    @classmethod
+    def read(cls, folder: Path, overrides: list[str] | None = None) -> Project:
+        """Reads pyproject.toml as `flwr run` does.
+
+        Args:
+            folder: The app's.
+            overrides: `key=value` pairs or one TOML file, as for `flwr run --run-config`.
+
+        Raises:
+            FlowerAppError: There is no app, or it has no such values.
+        """
+        folder = folder.absolute()
+        try:
+            described = get_project_config(folder)
+            config = get_fused_config_from_dir(folder, parse_config_args(overrides))
+        except (OSError, ValueError, click.ClickException) as error:
+            reason = error.message if isinstance(error, click.ClickException) else error
+            raise FlowerAppError(f"Expected a Flower app in {folder}, received: {reason}.") from error
+        name, version = get_metadata_from_config(described)
+        return cls(folder, name, version, described["tool"]["flwr"]["app"]["components"], config)
+
+    def load(self, kind: str) -> Any:
+        """The app's object of a kind; its folder is on `sys.path` from now on.
+
+        Raises:
+            FlowerAppError: It cannot be imported.
+        """
+        reference = self.components.get(kind, "")
+        try:
+            return load_app(reference, ImportError, self.folder)
+        except Exception as error:
+            raise FlowerAppError(
+                f"Expected the {kind} {reference!r} of {self.folder}, received"
+                f" {type(error).__name__}: {str(error).strip()}."
+            ) from error
+
+
 class NodeGrid(Grid):
     """What a strategy sees of the fleet: node ids to sample from.
 
@@ -282,7 +268,7 @@ class NodeGrid(Grid):
     def __init__(self, nodes: Callable[[], Iterable[int]]) -> None:
         self._nodes = nodes
         self._run = Run.create_empty(RUN_ID)
-        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, RUN_ID, SUPERLINK_NODE_ID
+        be(RUN_ID)
 
     def set_run(self, run: Run) -> None:
         """Sets the run this grid belongs to."""

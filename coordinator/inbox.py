@@ -14,7 +14,11 @@ class Acknowledged:
     """The broker has acknowledged something: there may be room for more."""
 
 
-InboxEvent = LinkEvent | Acknowledged
+class Woken:
+    """Another thread wants something done."""
+
+
+InboxEvent = LinkEvent | Acknowledged | Woken
 
 
 class Inbox:
@@ -50,6 +54,10 @@ class Inbox:
         if not self._acknowledged:
             self._acknowledged = True
             self._queue.put(Acknowledged())
+
+    def wake(self) -> None:
+        """Called in any thread."""
+        self._queue.put(Woken())
 
     def get(self, timeout_seconds: float) -> InboxEvent | None:
         """The next event, or None when none came in time."""

@@ -15,6 +15,7 @@ import msgspec
 from sqlalchemy import Column, Integer, MetaData, String, Table, create_engine, delete, event, select
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.schema import CreateIndex, CreateTable
 
 from ..errors import JournalError
 from ..protocol.messages import BlobReference, Update
@@ -53,6 +54,13 @@ _offers = Table(
     "offers", _metadata, Column("sha256", String, primary_key=True), Column("blob", String, nullable=False)
 )
 
+_deliveries = Table(
+    "deliveries",
+    _metadata,
+    Column("number", Integer, primary_key=True, autoincrement=True),
+    Column("tasks", String, nullable=False),
+)
+
 
 class Journal:
     """The coordinator's durable memory.
@@ -69,9 +77,17 @@ class Journal:
             folder.mkdir(parents=True, exist_ok=True)
             self._engine = create_engine(f"sqlite:///{folder / 'journal.sqlite'}")
             event.listen(self._engine, "connect", _make_durable)
-            _metadata.create_all(self._engine)
+            self._create_tables()
         except (SQLAlchemyError, OSError) as error:
             raise JournalError(f"Expected a journal in {folder}, received: {error}.") from error
+
+    def _create_tables(self) -> None:
+        """Makes what is missing; a program that only looks may do so at the same moment."""
+        with self._engine.begin() as connection:
+            for table in _metadata.sorted_tables:
+                connection.execute(CreateTable(table, if_not_exists=True))
+                for index in table.indexes:
+                    connection.execute(CreateIndex(index, if_not_exists=True))
 
     def close(self) -> None:
         """Closes the database."""
@@ -168,6 +184,19 @@ class Journal:
         with self._engine.connect() as connection:
             return {row.task: row.reason for row in connection.execute(query)}
 
+    # --- what a Flower app was given ----------------------------------------------------------------------
+
+    def put_delivery(self, tasks: Sequence[str]) -> None:
+        """Writes which answers an app was given when it asked for some."""
+        text = msgspec.json.encode(tasks).decode()
+        self._execute(_deliveries, insert(_deliveries).values(tasks=text))
+
+    def deliveries(self) -> tuple[tuple[str, ...], ...]:
+        """The answers that an app was given, in order."""
+        with self._engine.connect() as connection:
+            texts = connection.execute(select(_deliveries.c.tasks).order_by(_deliveries.c.number)).scalars()
+            return tuple(msgspec.json.decode(text, type=tuple[str, ...]) for text in texts)
+
     # --- what is on the broker ----------------------------------------------------------------------------
 
     def put_offer(self, blob: BlobReference) -> None:
@@ -189,16 +218,17 @@ class Journal:
     def _put(self, table: Table, rows: list[dict[str, Any]], *, key: str | None = None) -> None:
         if not rows:
             return
-        statement = insert(table).values(rows)
+        statement = insert(table)
         keys = [key] if key else [column.name for column in table.primary_key]
         rest = {name: statement.excluded[name] for name in rows[0] if name not in keys}
-        self._execute(table, statement.on_conflict_do_update(index_elements=keys, set_=rest))
+        # The rows apart from the statement: SQLAlchemy then works it out once and not for every length.
+        self._execute(table, statement.on_conflict_do_update(index_elements=keys, set_=rest), rows)
 
-    def _execute(self, table: Table, statement: Any) -> None:
+    def _execute(self, table: Table, statement: Any, rows: list[dict[str, Any]] | None = None) -> None:
         """Every change of the journal comes through here: one commit, on the disk on return."""
         try:
             with self._engine.begin() as connection:
-                connection.execute(statement)
+                connection.execute(statement, rows)
         except SQLAlchemyError as error:
             raise JournalError(
                 f"Expected to write to the table {table.name!r}, received: {error}."

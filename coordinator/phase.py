@@ -6,7 +6,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -19,13 +19,14 @@ from ..protocol.messages import (
     Codec,
     DeviceState,
     Failed,
+    FlowerMessage,
     Progress,
     Scalar,
     Update,
 )
 from ..protocol.tensors import Weights
 from . import round_events, rounds
-from .admission import Admission
+from .admission import Rules
 from .events import DeviceProgress, Listener, UpdateCounted, UpdateRefused
 from .exchange import Exchange, FromDevice
 from .intake import Intake
@@ -51,11 +52,15 @@ class Assigned:
         device: Who.
         config: What the strategy wants it to know.
         seconds: Its own deadline.
+        content: Of a message to a Flower app, in place of the program and the model.
+        message: What such a message says beside its content.
     """
 
     device: str
     config: dict[str, Scalar]
     seconds: float
+    content: BlobReference | None = None
+    message: FlowerMessage | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +104,7 @@ class PhaseRun:
         *,
         program: BlobReference,
         codec: Codec,
-        admission: Admission,
+        admission: Rules,
         policy: StragglerPolicy,
         uploads: int,
         fold: Fold,
@@ -114,11 +119,10 @@ class PhaseRun:
         self._around = around
         self._complete: list[str] = []
         # They are checked and journaled together, and meanwhile all of them are in memory.
-        self._batch = max(1, min(BATCH, BATCH_BYTES // admission.bytes_at_most))
+        self._batch = max(1, min(BATCH, BATCH_BYTES // admission.bytes_held))
         self._spoilt: Counter[str] = Counter()
         self._received_before = around.intake.bytes_received
         self._bytes_recovered = 0
-        around.intake.keep(tasks)
         assignments = self._recovered()
         self._phase = Phase.of(assignments, policy=policy, now=time.monotonic(), uploads=uploads)
 
@@ -127,23 +131,63 @@ class PhaseRun:
         """Bytes of updates that came in, and of those that had before a restart."""
         return self._bytes_recovered + self._around.intake.bytes_received - self._received_before
 
+    def has(self, task: str) -> bool:
+        """Whether a task is one of these."""
+        return task in self._tasks
+
+    @property
+    def busy(self) -> bool:
+        """Whether complete updates wait to be checked."""
+        return bool(self._complete)
+
+    @property
+    def pending(self) -> tuple[Assignment, ...]:
+        """The assignments that have not ended."""
+        return tuple(a for a in self._phase.assignments.values() if not a.status.ended)
+
     def run(self) -> bool:
         """Blocks until the phase is closed; False if the coordinator is to stop before."""
+        self.begin()
+        ticked = float("-inf")
+        while not self.record.closed and not self._around.stopping():
+            message = self._around.exchange.next(0.0 if self.busy else TICK_SECONDS)
+            if isinstance(message, Update) and message.task not in self._tasks:
+                settle_earlier(self._around, message)
+            elif message is not None:
+                self.hear(message)
+            due = time.monotonic() - ticked >= TICK_SECONDS
+            if due:
+                ticked = time.monotonic()
+            self.work(idle=message is None, due=due)
+        return bool(self.record.closed)
+
+    def begin(self) -> None:
+        """Asks the devices that are there."""
         if not self.record.closed:
             for device in self._around.exchange.roster.online():
                 self._step(round_events.DeviceOnline(device))
-        ticked = float("-inf")
-        while not self.record.closed and not self._around.stopping():
-            message = self._around.exchange.next(0.0 if self._complete else TICK_SECONDS)
-            if message is not None:
-                self._on_message(message)
-            due = time.monotonic() - ticked >= TICK_SECONDS
-            if self._complete and (message is None or due or len(self._complete) >= self._batch):
-                self._count()
-            if due:
-                ticked = time.monotonic()
-                self._step(round_events.Tick())
-        return bool(self.record.closed)
+
+    def work(self, *, idle: bool, due: bool) -> None:
+        """Counts complete updates and sees to what time brings.
+
+        Args:
+            idle: No message waits.
+            due: It is time to look at deadlines.
+        """
+        if self._complete and (idle or due or len(self._complete) >= self._batch):
+            self._count()
+        if due:
+            self._step(round_events.Tick())
+
+    def judge_by(self, policy: StragglerPolicy) -> None:
+        """Puts another policy in the place of this one."""
+        self._phase = replace(self._phase, policy=policy)
+
+    def give_up(self, task: str, reason: str) -> None:
+        """Ends a task that no answer will come to, for good."""
+        self._around.journal.put_refusal(self.record.phase, self.record.round, task, reason)
+        self._around.listener(UpdateRefused(device=self._tasks[task].device, task=task, reason=reason))
+        self._step(round_events.TaskFailed(task, reason, by_device=True))
 
     def _recovered(self) -> list[Assignment]:
         """The assignments, with what was counted and refused before the coordinator was stopped."""
@@ -168,7 +212,8 @@ class PhaseRun:
 
     # --- what devices say ---------------------------------------------------------------------------------
 
-    def _on_message(self, message: FromDevice) -> None:
+    def hear(self, message: FromDevice) -> None:
+        """Takes in what a device says of these tasks, or of itself."""
         listener = self._around.listener
         match message:
             case DeviceState(online=True):
@@ -193,9 +238,6 @@ class PhaseRun:
         return assigned is not None and assigned.device == message.device
 
     def _on_update(self, update: Update) -> None:
-        if update.task not in self._tasks:
-            self._settle_earlier(update)
-            return
         assignment = self._phase.assignments[update.task]
         missing: tuple[int, ...] = ()
         if self._owns(update) and not assignment.status.ended and assignment.status is not Status.CHECKING:
@@ -207,13 +249,6 @@ class PhaseRun:
             if update.weights is not None:
                 missing = self._around.intake.expect(update.task, update.weights)
         self._step(round_events.UpdateAnnounced(update, missing))
-
-    def _settle_earlier(self, update: Update) -> None:
-        """An update of another phase: if we have counted it, its settlement was lost."""
-        stored = self._around.journal.update(update.task)
-        accepted = stored is not None and stored.device == update.device
-        reason = "" if accepted else "This task is not one of the current round."
-        self._around.exchange.settle(update.device, update.task, accepted=accepted, reason=reason)
 
     def _on_chunk(self, chunk: Chunk) -> None:
         task = chunk.header.task
@@ -269,15 +304,17 @@ class PhaseRun:
     def _ask(self, task: str) -> None:
         assigned = self._tasks[task]
         left = assigned.seconds - (time.monotonic() - self._phase.opened)
+        category = assigned.message.message_type.split(".")[0] if assigned.message else self.record.phase
         self._around.exchange.ask(
             assigned.device,
             task=task,
             round=self.record.round,
-            phase=self.record.phase,
-            program=self._program,
-            weights=self.record.weights,
+            phase=category if category in ("train", "evaluate") else "query",
+            program=assigned.content or self._program,
+            weights=assigned.content or self.record.weights,
             config=assigned.config,
             codec=self._codec,
+            flower=assigned.message,
             deadline_seconds=max(left, 0.1),
         )
 
@@ -319,6 +356,14 @@ class PhaseRun:
 
     def _trimmed(self, update: Update) -> Update:
         return msgspec.structs.replace(update, metrics=self._admission.metrics_of(update))
+
+
+def settle_earlier(around: Surroundings, update: Update) -> None:
+    """Answers an update of another phase: if we have counted it, its settlement was lost."""
+    stored = around.journal.update(update.task)
+    accepted = stored is not None and stored.device == update.device
+    reason = "" if accepted else "This task is not one of the current round."
+    around.exchange.settle(update.device, update.task, accepted=accepted, reason=reason)
 
 
 def _with(assignment: Assignment, status: Status) -> Assignment:

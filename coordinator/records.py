@@ -6,9 +6,25 @@ from typing import Literal
 
 import msgspec
 
-from ..protocol.messages import BlobReference
+from ..protocol.messages import BlobReference, FlowerMessage
 
-PhaseName = Literal["train", "evaluate"]
+PhaseName = Literal["train", "evaluate", "messages"]
+
+
+class Letter(msgspec.Struct, frozen=True, kw_only=True):
+    """One message of a Flower ServerApp.
+
+    Args:
+        task: Its name.
+        device: For whom.
+        content: Its records, on disk until all answers have come.
+        message: What it says beside them.
+    """
+
+    task: str
+    device: str
+    content: BlobReference
+    message: FlowerMessage
 
 
 class PhaseRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -16,7 +32,7 @@ class PhaseRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     Args:
         round: Counts from 1.
-        phase: "train" or "evaluate".
+        phase: "train" or "evaluate"; "messages" of a Flower ServerApp.
         weights: The model that was sent out.
         available: The devices to choose from; with the seed they decide which ones a strategy samples.
         closed: Why it closed; empty while updates are collected.
@@ -27,6 +43,7 @@ class PhaseRecord(msgspec.Struct, frozen=True, kw_only=True):
         bytes_up: Bytes of updates that came in.
         bytes_down: Bytes of blobs that went out.
         seconds: From the opening to the aggregation.
+        letters: The messages of a Flower ServerApp.
     """
 
     round: int
@@ -41,6 +58,7 @@ class PhaseRecord(msgspec.Struct, frozen=True, kw_only=True):
     bytes_up: int = 0
     bytes_down: int = 0
     seconds: float = 0.0
+    letters: tuple[Letter, ...] = ()
 
 
 class RoundRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..protocol.messages import Update
 from ..protocol.tensors import Weights
-from . import flower
+from . import flower, flower_strategies
 from .aggregation import RunningMean
 
 Outcome = tuple[Weights | None, dict[str, float]]
@@ -76,7 +76,7 @@ class PrivateReply:
     def fold(self, update: Update, weights: Weights | None) -> None:
         """Clips one update, where that is the server's part, and adds it to the mean."""
         assert weights is not None
-        if flower.clips_itself(self.strategy):
+        if flower_strategies.clips_itself(self.strategy):
             weights, was_clipped = flower.clip(weights, self.start, self.strategy.clipping_norm)
             self.clipped += was_clipped
         else:
@@ -87,7 +87,9 @@ class PrivateReply:
         """What the wrapped strategy makes of the mean, with the wrapper's noise."""
         reply = self.mean.reply(message)
         terms = self.mean.mean.terms
-        return flower.outcome(flower.conclude_private(strategy, round_, reply, self.clipped, terms))
+        return flower.outcome(
+            flower_strategies.conclude_private(strategy, round_, reply, self.clipped, terms)
+        )
 
 
 @dataclass(slots=True)
@@ -109,7 +111,7 @@ class FairReply:
         """Adds one update's terms."""
         assert weights is not None
         loss = update.metrics[self.strategy.train_loss_key]
-        delta, weight = flower.fair_terms(self.strategy, self.start, weights, loss)
+        delta, weight = flower_strategies.fair_terms(self.strategy, self.start, weights, loss)
         for name, term in zip(self.start, delta, strict=True):
             self.delta[name] = self.delta.get(name, 0.0) + term.astype(np.float64)
         self.weight += weight
@@ -158,10 +160,10 @@ def replies_for(strategy: Any, *, train: bool, start: Weights, read: Callable[[U
         start: The weights that were sent out.
         read: Gives an update's weights from disk.
     """
-    if not train or flower.is_mean_type(strategy):
+    if not train or flower_strategies.is_mean_type(strategy):
         return MeanReply(train=train)
-    if flower.is_private(strategy) and flower.is_mean_type(strategy.strategy):
+    if flower_strategies.is_private(strategy) and flower_strategies.is_mean_type(strategy.strategy):
         return PrivateReply(strategy, start)
-    if flower.is_fair(strategy):
+    if flower_strategies.is_fair(strategy):
         return FairReply(strategy, start)
     return EveryReply(read)

@@ -120,6 +120,11 @@ class Roster:
             self._windows[message.device] = (message.incarnation, window)
         return window.admit(message.counter)
 
+    def left_at(self, device: str) -> float | None:
+        """When a device went offline, seconds on the monotonic clock; None while it is online."""
+        known = self.states.get(device)
+        return None if known is not None and known.online else self._left.get(device, float("-inf"))
+
     def online(self) -> tuple[str, ...]:
         """The devices that can hear us, in order of their names."""
         return tuple(sorted(name for name, state in self.states.items() if state.online))

@@ -24,7 +24,7 @@ from ..protocol import tensors
 from ..protocol.blobs import BlobStore, write_durably
 from ..protocol.messages import BlobReference, Update
 from ..protocol.tensors import Weights
-from . import flower
+from . import flower, flower_strategies
 from .admission import Admission
 from .config import CoordinatorConfig
 from .events import DevicesOnline, PhaseOpened, RoundEnded
@@ -163,7 +163,7 @@ class RoundLoop:
         """The devices to choose from, once there are enough; for an evaluation, those in time."""
         config, train = self._config, phase == "train"
         wanted = config.start_devices if round_ == 1 and train else config.minimum_devices
-        wanted = max(wanted, flower.needed_nodes(self._strategy, train=train))
+        wanted = max(wanted, flower_strategies.needed_nodes(self._strategy, train=train))
         until = float("inf") if train else time.monotonic() + config.round_seconds
         shown = -1
         while len(available := self._available()) < wanted and time.monotonic() < until:
@@ -188,7 +188,7 @@ class RoundLoop:
         same devices are asked again.
         """
         train = record.phase == "train"
-        if len(record.available) < flower.needed_nodes(self._strategy, train=train):
+        if len(record.available) < flower_strategies.needed_nodes(self._strategy, train=train):
             return {}, 0, None
         seed = f"{self._config.seed}/{record.round}/{record.phase}"
         by_node = {node_id(device): device for device in record.available}
@@ -234,7 +234,7 @@ class RoundLoop:
     ) -> tuple[PhaseRun, Replies, int]:
         """Runs the phase; the run, the replies, and how many there are."""
         train, config = record.phase == "train", self._config
-        metrics = flower.train_metrics(self._strategy) if train else self._model.evaluation_metrics
+        metrics = flower_strategies.train_metrics(self._strategy) if train else self._model.evaluation_metrics
         admission = Admission.of(
             record, self._model.template, metrics=metrics, examples_at_most=config.examples_at_most
         )
@@ -250,6 +250,7 @@ class RoundLoop:
             counted.append(update.device)
             self._remember(update)
 
+        self._around.intake.keep(tasks)
         run = PhaseRun(
             record,
             tasks,
@@ -309,8 +310,8 @@ class RoundLoop:
     def _make_strategy(self) -> Any:
         chosen = self._config.strategy
         inside = chosen.wrapped
-        wrapped = None if inside is None else flower.make_strategy(inside.name, inside.arguments)
-        return flower.make_strategy(chosen.name, chosen.arguments, wrapped)
+        wrapped = None if inside is None else flower_strategies.make_strategy(inside.name, inside.arguments)
+        return flower_strategies.make_strategy(chosen.name, chosen.arguments, wrapped)
 
     def _strategy_file(self, round_: int) -> Path:
         return self._config.folder / f"strategy-{round_}.safetensors"

@@ -125,7 +125,7 @@ class Broker:
 
 
 class MqttLink:
-    """A `Link` over paho-mqtt, MQTT 3.1.1, clean sessions.
+    """A `Link` over paho-mqtt, MQTT 3.1.1.
 
     Args:
         broker: Where to connect.
@@ -134,6 +134,7 @@ class MqttLink:
         on_event: Called in the network thread: hand the event on, do nothing else.
         on_acknowledged: Called in the network thread whenever the broker has acknowledged a message.
         keepalive_seconds: A connection that is silent for one and a half times as long is given up.
+        clean_session: Whether the broker forgets us when we go, as both daemons want it to.
     """
 
     def __init__(
@@ -145,6 +146,7 @@ class MqttLink:
         on_event: Callable[[LinkEvent], None],
         on_acknowledged: Callable[[], None] | None = None,
         keepalive_seconds: int = KEEPALIVE_SECONDS,
+        clean_session: bool = True,
     ) -> None:
         self._broker = broker
         self._on_event = on_event
@@ -157,7 +159,7 @@ class MqttLink:
         client = mqtt.Client(
             CallbackAPIVersion.VERSION2,
             client_id=client_id,
-            clean_session=True,
+            clean_session=clean_session,
             reconnect_on_failure=False,
         )
         if broker.tls:

@@ -28,6 +28,9 @@ Kind = Literal[
     "trainable", "float32", "float16", "dynamic", "int8", "int16x8", "int4", "mixed", "compiled", "golden"
 ]
 
+SERVING_KINDS: tuple[Kind, ...] = ("int8", "int16x8", "float32", "float16")
+"""Kinds that devices serve, the best first; files of dynamic range are wrong on tflite-runtime 2.14."""
+
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -131,6 +134,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         preprocessing: From a raw example to the input.
         minimum_agent: The oldest agent that can run this release.
         tools: Version of everything that had a hand in the bytes, by distribution name.
+        rollout_percent: Of the devices that follow the channel, so many take the release: see `reaches`.
+        accuracy_floor: A device whose own test samples it answers worse does not run it; 0.0 is any.
         schema_version: Layout of the manifest.
     """
 
@@ -142,6 +147,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     preprocessing: Preprocessing = Preprocessing()
     minimum_agent: str = "0.1.0"
     tools: dict[str, str] = {}
+    rollout_percent: float = 100.0
+    accuracy_floor: float = 0.0
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
@@ -157,6 +164,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         parse_version(self.version)
         parse_version(self.minimum_agent)
         _check_digest("weights_digest", self.weights_digest)
+        if not 0.0 <= self.rollout_percent <= 100.0:
+            raise ManifestError(f"Expected a rollout_percent from 0 to 100, received {self.rollout_percent}.")
+        if not 0.0 <= self.accuracy_floor <= 1.0:
+            raise ManifestError(f"Expected an accuracy_floor from 0 to 1, received {self.accuracy_floor}.")
         names = [file.name.lower() for file in self.files]
         if not names or len(set(names)) != len(names):
             raise ManifestError(f"Expected files with different names, received {sorted(names)}.")
@@ -165,6 +176,15 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     def release(self) -> str:
         """Name of the release and of its folder: `<name>-<version>`."""
         return f"{self.name}-{self.version}"
+
+    def reaches(self, device: str) -> bool:
+        """Whether the rollout has come to a device.
+
+        A device's place is the first 8 bytes of the SHA-256 of "<device> <release>" as a fraction of 2**64:
+        a larger percentage reaches the same devices and more, another release begins with others.
+        """
+        digest = hashlib.sha256(f"{device} {self.release}".encode()).digest()
+        return int.from_bytes(digest[:8], "big") * 100 < self.rollout_percent * 2**64
 
     def file(self, kind: Kind, *, target: str | None = None) -> ModelFile:
         """The first file of a kind, made for `target` if one is named.

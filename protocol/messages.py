@@ -22,11 +22,14 @@ Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
 TaskId = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9-]{1,96}$")]
 Reason = Annotated[str, msgspec.Meta(max_length=2000)]
 Label = Annotated[str, msgspec.Meta(max_length=128)]
-Codec = Literal["f32", "f16", "file"]
+Codec = Literal["f32", "f16", "file", "flower"]
 
 BLOB_LIMIT_BYTES = 1 << 31
 CHUNK_BYTES = 1 << 16
 CONTROL_BYTES_AT_MOST = 1 << 16
+
+# The capability by which a device says which Flower app it answers for, "publisher/name".
+FLOWER_APP = "flower_app"
 
 
 class BlobReference(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,7 +39,8 @@ class BlobReference(msgspec.Struct, frozen=True, kw_only=True):
         sha256: 64 lower-case hexadecimal digits.
         size: In bytes.
         chunk_bytes: Of every chunk but the last.
-        codec: How tensors are written in it ("f32", "f16": safetensors of that type), or "file".
+        codec: How tensors are written in it ("f32", "f16": safetensors of that type), "flower" for the
+            records of a Flower message, or "file".
     """
 
     sha256: Sha256
@@ -171,28 +175,52 @@ class _ToDevice(msgspec.Struct, frozen=True, kw_only=True):
     counter: Count
 
 
+class FlowerMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """What a message to a Flower ClientApp says beside its content.
+
+    Args:
+        app: "publisher/name" of the app that is to answer.
+        run_id: Names the run; the app's state on the device lasts as long as it.
+        node_id: The device's number among Flower's nodes.
+        message_type: "train", "evaluate" or "query", and after a dot the action.
+        group_id: Flower's own group of messages, as a rule the round.
+        ttl_seconds: How long the message and its reply are of use.
+        run_config: The app's configuration for this run.
+    """
+
+    app: Label
+    run_id: Count
+    node_id: Annotated[int, msgspec.Meta(ge=0, lt=2**62)]
+    message_type: Label
+    group_id: Reason = ""
+    ttl_seconds: Annotated[float, msgspec.Meta(gt=0)] = 43_200.0
+    run_config: Annotated[dict[str, Scalar], msgspec.Meta(max_length=1024)] = {}
+
+
 class Task(_ToDevice, frozen=True, kw_only=True, tag="task", tag_field="kind"):
     """What a device is asked to do.
 
     Args:
         task: Names the task; the same in every repetition.
         round: Counts from 1.
-        phase: Train and send the weights back, or evaluate and send metrics.
-        program: The trainable `.tflite`.
-        weights: The model to start from, safetensors by Keras path.
+        phase: Train and send the weights back, or evaluate and send metrics; a Flower app is also queried.
+        program: The trainable `.tflite`; of a Flower message its content again: nothing more is fetched.
+        weights: The model to start from, safetensors by Keras path; or the content of a Flower message.
         config: What Flower's strategy put into the message's ConfigRecord (learning rate, epochs).
         codec: How the device is to write its update's tensors.
         deadline_seconds: From now on the answer is no longer of use.
+        flower: A message for the device's Flower ClientApp; None for a task of our own agent.
     """
 
     task: TaskId
     round: Count
-    phase: Literal["train", "evaluate"]
+    phase: Literal["train", "evaluate", "query"]
     program: BlobReference
     weights: BlobReference
     config: dict[str, Scalar] = {}
     codec: Codec = "f32"
     deadline_seconds: Annotated[float, msgspec.Meta(gt=0)] = 3600.0
+    flower: FlowerMessage | None = None
 
 
 class Grant(_ToDevice, frozen=True, kw_only=True, tag="grant", tag_field="kind"):

@@ -3,67 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import queue
 import random
 import statistics
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
 
 from ..errors import BrokerError
-from .link import Broker, Disconnected, LinkEvent, MqttLink, Received, Will
+from .link import Broker, Will
+from .peer import Finding, Peer
 from .topics import Topics
 
-ANSWER_SECONDS = 3.0
 ROUND_TRIPS = 11
 SIZES_KIB = (64, 127, 255, 511, 1023, 2047)
 NEEDED_KIB = 66
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was tried.
-
-    Args:
-        name: What.
-        level: Whether it is as it should be, a limit to know of, or a reason not to use this broker.
-        found: What was found.
-        advice: What we do about it, or what the operator should.
-    """
-
-    name: str
-    level: Literal["good", "limit", "bad"]
-    found: str
-    advice: str = ""
-
-
-class _Peer:
-    """A client with its events in a queue."""
-
-    def __init__(self, broker: Broker, name: str, will: Will | None = None) -> None:
-        self.events: queue.SimpleQueue[LinkEvent] = queue.SimpleQueue()
-        self.link = MqttLink(broker, client_id=name, will=will, on_event=self.events.put)
-        try:
-            event = self.events.get(timeout=ANSWER_SECONDS)
-        except queue.Empty as error:
-            self.link.close(timeout_seconds=0.1)
-            raise BrokerError(f"Expected a broker at {broker}, received no answer.") from error
-        if isinstance(event, Disconnected):
-            self.link.close(timeout_seconds=0.1)
-            raise BrokerError(f"Expected a broker that lets us in, received: {event.reason}.")
-
-    def receives(self, topic: str, *, size: int | None = None, seconds: float = ANSWER_SECONDS) -> bool:
-        """Whether a message on this topic comes in time, with so many bytes."""
-        until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0:
-            with contextlib.suppress(queue.Empty):
-                event = self.events.get(timeout=left)
-                if isinstance(event, Received) and event.topic == topic and event.payload:
-                    return size is None or len(event.payload) == size
-                if isinstance(event, Disconnected):
-                    return False
-        return False
 
 
 class Probe:
@@ -88,6 +40,7 @@ class Probe:
             yield self._wildcard(first, second)
             yield self._access(first, second)
         yield self._will()
+        yield self._session()
         yield self._size()
         secure = self._broker.tls
         yield Finding(
@@ -97,15 +50,10 @@ class Probe:
             "" if secure else "Use mqtts:// for anything but a machine of your own.",
         )
 
-    @contextlib.contextmanager
-    def _peer(self, name: str, will: Will | None = None) -> Iterator[_Peer]:
-        peer = _Peer(self._broker, f"{self._topics.fleet}-{name}", will)
-        try:
-            yield peer
-        finally:
-            peer.link.close(timeout_seconds=0.5)
+    def _peer(self, name: str, will: Will | None = None, *, keeps_session: bool = False) -> Peer:
+        return Peer(self._broker, f"{self._topics.fleet}-{name}", will, keeps_session=keeps_session)
 
-    def _round_trip(self, peer: _Peer) -> Finding:
+    def _round_trip(self, peer: Peer) -> Finding:
         topic, times = self._topics.up("a", "ping"), []
         peer.link.subscribe([topic])
         for _ in range(ROUND_TRIPS):
@@ -119,7 +67,7 @@ class Probe:
         advice = "Nagle's algorithm? Set set_tcp_nodelay true in mosquitto.conf." if slow else ""
         return Finding("round trip", "limit" if slow else "good", f"{milliseconds:.1f} ms (median)", advice)
 
-    def _retained(self, first: _Peer, second: _Peer) -> Finding:
+    def _retained(self, first: Peer, second: Peer) -> Finding:
         topic = self._topics.chunk("0" * 64, 0)
         first.link.publish(topic, b"x" * 1000, retain=True)
         time.sleep(0.2)
@@ -129,7 +77,7 @@ class Probe:
         advice = "" if kept else "Models travel as retained messages: switch them on, or use another broker."
         return Finding("retained messages", "good" if kept else "bad", "kept" if kept else "lost", advice)
 
-    def _wildcard(self, first: _Peer, second: _Peer) -> Finding:
+    def _wildcard(self, first: Peer, second: Peer) -> Finding:
         topic = self._topics.state("a")
         first.link.publish(topic, b"x", retain=True)
         time.sleep(0.2)
@@ -142,7 +90,7 @@ class Probe:
         found = "come with a wildcard" if kept else "do not come with a wildcard"
         return Finding("retained states", "good" if kept else "limit", found, advice)
 
-    def _access(self, first: _Peer, second: _Peer) -> Finding:
+    def _access(self, first: Peer, second: Peer) -> Finding:
         topic = self._topics.down("b", "task")
         first.link.subscribe([topic])
         time.sleep(0.1)
@@ -161,13 +109,31 @@ class Probe:
             listener.link.subscribe([topic])
             came = False
             with contextlib.suppress(BrokerError):
-                dying = _Peer(self._broker, f"{self._topics.fleet}-w", Will(topic, b"gone"))
+                dying = Peer(self._broker, f"{self._topics.fleet}-w", Will(topic, b"gone"))
                 time.sleep(0.1)
                 dying.link.cut()
                 came = listener.receives(topic)
             listener.link.publish(topic, b"", retain=True)
         advice = "" if came else "Dead devices are only noticed at a round's deadline."
         return Finding("wills", "good" if came else "limit", "sent" if came else "not sent", advice)
+
+    def _session(self) -> Finding:
+        """Nothing of ours rests on it; an operator may want to know all the same."""
+        topic = self._topics.up("k", "ping")
+        with self._peer("k", keeps_session=True) as sleeper:
+            sleeper.link.subscribe([topic])
+            time.sleep(0.2)
+        with self._peer("l") as speaker:
+            speaker.link.publish(topic, b"x")
+            time.sleep(0.2)
+        with self._peer("k", keeps_session=True) as sleeper:
+            kept = sleeper.receives(topic, seconds=1.0)
+        with self._peer("k"):
+            # A clean session ends the one that was kept.
+            pass
+        found = "kept while a client is away" if kept else "not kept"
+        advice = "Not needed: whatever matters is said again when a device is back."
+        return Finding("sessions", "good" if kept else "limit", found, "" if kept else advice)
 
     def _size(self) -> Finding:
         largest = 0

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hedgerow.coordinator import flower
+from hedgerow.coordinator import flower, flower_strategies
 from hedgerow.coordinator.journal import Journal
 from hedgerow.coordinator.records import PhaseRecord, RoundRecord
 from hedgerow.coordinator.strategy_state import restore_state, save_state
@@ -129,11 +129,11 @@ def test_a_strategy_goes_on_after_a_restart_as_if_nothing_had_happened(name: str
     arguments = {"server_momentum": 0.9} if name == "FedAvgM" else {}
 
     def trajectory(restarts: bool) -> list[dict[str, np.ndarray]]:
-        strategy, weights, history = flower.make_strategy(name, arguments), start, []
+        strategy, weights, history = flower_strategies.make_strategy(name, arguments), start, []
         for round_, answer in enumerate(answers, 1):
             if restarts:
                 state = save_state(strategy)
-                strategy = flower.make_strategy(name, arguments)
+                strategy = flower_strategies.make_strategy(name, arguments)
                 restore_state(strategy, state)
             arrays = flower.to_arrays(weights)
             messages = list(strategy.configure_train(round_, arrays, flower.to_config({}), grid))

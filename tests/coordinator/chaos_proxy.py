@@ -2,9 +2,9 @@
 
     python chaos_proxy.py TARGET_PORT LISTEN_PORT ...
 
-A line "LISTEN_PORT MODE SECONDS" begins a fault; MODE is `cut` (at once), `hang` (nothing passes, then it is
-cut), `slow` (64 kbit/s), `late` (2 s), `twice` (every PUBLISH comes again), `shuffle` (PUBLISH packets
-overtake each other).
+A line "LISTEN_PORT MODE SECONDS" begins a fault; MODE is `cut` (at once), `tear` (in the middle of the next
+large packet), `hang` (nothing passes, then it is cut), `slow` (64 kbit/s), `late` (2 s), `twice` (every
+PUBLISH comes again), `shuffle` (PUBLISH packets overtake each other).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 SLOW_BYTES_PER_SECOND = 8000
 LATE_SECONDS = 2.0
 PUBLISH = 3
+LARGE_BYTES = 4000
 
 
 @dataclass
@@ -54,6 +55,11 @@ async def pump(port: Port, reader: asyncio.StreamReader, writer: asyncio.StreamW
         while port.now == "hang":
             await asyncio.sleep(0.1)
         is_publish = packet[0] >> 4 == PUBLISH
+        if mode == "tear" and len(packet) > LARGE_BYTES:
+            writer.write(packet[: len(packet) // 2])
+            await writer.drain()
+            port.until = 0.0
+            return
         if mode == "slow":
             await asyncio.sleep(len(packet) / SLOW_BYTES_PER_SECOND)
         elif mode == "late":

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -128,21 +129,36 @@ def _ignore_sigusr1() -> None:
 MakeRig = Callable[[str], Rig]
 
 
-@pytest.fixture
-def make_rig(tmp_path: Path) -> Iterator[MakeRig]:
+@contextmanager
+def _rigs(path: Path) -> Iterator[MakeRig]:
     made: list[Rig] = []
 
     def make(broker: str) -> Rig:
         number = next(_names)
-        folder = tmp_path / f"rig-{number}"
+        folder = path / f"rig-{number}"
         folder.mkdir()
         rig = Rig(folder, broker, f"test-{os.getpid()}-{number}")
         made.append(rig)
         return rig
 
-    yield make
-    for rig in made:
-        rig.stop()
+    try:
+        yield make
+    finally:
+        for rig in made:
+            rig.stop()
+
+
+@pytest.fixture
+def make_rig(tmp_path: Path) -> Iterator[MakeRig]:
+    with _rigs(tmp_path) as make:
+        yield make
+
+
+@pytest.fixture(scope="module")
+def make_lasting_rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeRig]:
+    """The same, for what all tests of a module share."""
+    with _rigs(tmp_path_factory.mktemp("rigs")) as make:
+        yield make
 
 
 @pytest.fixture

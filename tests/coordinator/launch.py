@@ -6,11 +6,13 @@ NUMBERS: how many weights the model has. WHERE and COUNT: every life of the coor
 "before" or "after" its write number COUNT to the journal, and another begins, until one comes to an end by
 itself: with COUNT 2, each transition of a run is met once. Each life is a fork, so that nothing is imported
 again. What it was killed at goes to `kills` beside CONFIG, a line each; events go to standard output.
-SIGUSR1: the disk is full for a second.
+SIGUSR1: the disk is full for a second. With LAUNCH_COMMANDS in the environment, a line for every command to a
+device goes to that file: when it was sent, the device, and the message's counter.
 """
 
 from __future__ import annotations
 
+import atexit
 import errno
 import logging
 import os
@@ -26,6 +28,7 @@ from hedgerow.coordinator import daemon
 from hedgerow.coordinator.config import CoordinatorConfig
 from hedgerow.coordinator.daemon import Coordinator, Stopped
 from hedgerow.coordinator.events import Event, to_line
+from hedgerow.coordinator.exchange import Exchange
 from hedgerow.coordinator.intake import Intake
 from hedgerow.coordinator.journal import Journal
 from hedgerow.errors import HedgerowError
@@ -63,11 +66,11 @@ def kill_at(where: str, count: int, kills: Path) -> None:
             file.write(f"{table.name}\n")
         os.kill(os.getpid(), signal.SIGKILL)
 
-    def counted(self: Journal, table: Any, statement: Any) -> None:
+    def counted(self: Journal, table: Any, *statement: Any) -> None:
         written[0] += 1
         if (where, count) == ("before", written[0]):
             die(table)
-        execute(self, table, statement)
+        execute(self, table, *statement)
         if (where, count) == ("after", written[0]):
             die(table)
 
@@ -85,6 +88,17 @@ def fill_the_disk_at_sigusr1() -> None:
         return add(self, chunk)
 
     Intake.add = adding  # type: ignore[method-assign]
+
+
+def note_commands(path: str) -> None:
+    send, file = Exchange._send, Path(path).open("a")  # noqa: SIM115
+
+    def sending(self: Exchange, kind: Any, device: str, **fields: Any) -> None:
+        send(self, kind, device, **fields)
+        file.write(f"{time.time():.6f} {device} {self._counter}\n")
+
+    Exchange._send = sending  # type: ignore[method-assign]
+    atexit.register(file.close)
 
 
 def live(config: CoordinatorConfig, numbers: int) -> int:
@@ -112,6 +126,8 @@ def live(config: CoordinatorConfig, numbers: int) -> int:
 def main() -> int:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
     path, numbers = Path(sys.argv[1]), int(sys.argv[2])
+    if "LAUNCH_COMMANDS" in os.environ:
+        note_commands(os.environ["LAUNCH_COMMANDS"])
     config = CoordinatorConfig.load(path)
     if len(sys.argv) == 3:
         return live(config, numbers)

@@ -47,6 +47,7 @@ class Arithmetic:
 
     usage = Usage()
     resident_mib = 0.0
+    begun: Any = None
 
     def __init__(self, bench: Any, on_event: Any, simulation: Any) -> None:
         self._results = BlobStore(Path(bench.results))
@@ -56,6 +57,7 @@ class Arithmetic:
 
     def start(self, assignment: Any) -> None:
         self._wanted = assignment.task.task
+        self.begun(assignment.task.task)
         threading.Timer(WORK_SECONDS, self._work, [assignment]).start()
 
     def stop(self, task: str) -> None:
@@ -112,6 +114,7 @@ def watch(history: Path, device: str) -> None:
             note("cancelled", task=message.task)
         return event
 
+    Arithmetic.begun = lambda self, task: note("training", task=task)
     Spool.add = adding  # type: ignore[method-assign]
     Agent._heard = hearing  # type: ignore[method-assign]
 

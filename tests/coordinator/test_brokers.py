@@ -7,17 +7,22 @@ import ipaddress
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load
 
 from hedgerow.broker import free_port
+from hedgerow.edge.config import AgentConfig
 from hedgerow.processes import wait_for_port
 
 Fixture = Any
+HERE = Path(__file__).parent
+FLEET_PROGRAM = HERE.parents[1] / "benchmarks" / "simulated_fleet.py"
 Start = Callable[..., int]
 
 
@@ -110,6 +115,57 @@ def test_tls_and_a_password(tmp_path: Path, start_mosquitto: Start, monkeypatch:
     check_reachable(Broker.from_url(f"mqtts://me:p%40ss@127.0.0.1:{port}"))
     with pytest.raises(BrokerError, match=r"[Nn]ot authori"):
         check_reachable(Broker.from_url(f"mqtts://me:wrong@127.0.0.1:{port}"))
+
+
+def test_rounds_of_real_agents_over_tls_with_passwords(
+    tmp_path: Path,
+    start_mosquitto: Start,
+    make_rig: Fixture,
+    expected_model: Fixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if shutil.which("mosquitto_passwd") is None:
+        pytest.skip("mosquitto_passwd is not installed")
+    certificate, key = _certificate(tmp_path)
+    users = tmp_path / "users"
+    for number, user in enumerate(("coordinator", "d0000", "d0001")):
+        command = [
+            "mosquitto_passwd",
+            "-b",
+            *(["-c"] if number == 0 else []),
+            str(users),
+            user,
+            f"p@ss {user}",
+        ]
+        subprocess.run(command, check=True, capture_output=True)
+    port = start_mosquitto(
+        f"certfile {certificate}", f"keyfile {key}", f"password_file {users}", "allow_anonymous false"
+    )
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    rig = make_rig(f"mqtts://coordinator:p%40ss%20coordinator@127.0.0.1:{port}")
+    for device in ("d0000", "d0001"):
+        folder = rig.folder / device
+        (folder / "samples").mkdir(parents=True)
+        for split in ("train", "test"):
+            x, y = np.zeros((50, 1), np.float32), np.zeros(50, np.int32)
+            np.savez(folder / "samples" / f"{split}.npz", x=x, y=y)
+        AgentConfig(
+            device=device,
+            fleet=rig.fleet,
+            broker=f"mqtts://{device}:p%40ss%20{device}@127.0.0.1:{port}",
+            folder="state",
+            samples="samples",
+        ).write(folder / "agent.toml")
+        arguments = [str(folder / "agent.toml"), str(rig.folder / "history.jsonl"), str(FLEET_PROGRAM)]
+        rig.start([sys.executable, str(HERE / "run_agent.py"), *arguments], device)
+    rig.configure(start_devices=2, minimum_devices=2, rounds=1)
+    assert rig.finish(rig.start_coordinator()) == 0, rig.log[-2000:]
+    assert rig.counted() == [("d0000", "d0001")]
+    journal = rig.journal()
+    (record,) = journal.rounds()
+    journal.close()
+    model = load((rig.folder / "coordinator" / "blobs" / "complete" / record.weights.sha256).read_bytes())
+    np.testing.assert_allclose(model["dense/bias"], expected_model(rig.counted()), rtol=1e-6)
 
 
 def _certificate(folder: Path) -> tuple[Path, Path]:

@@ -28,8 +28,9 @@ def update(task: str = "t", blob: BlobReference = BLOB) -> Update:
     return Update(device="d", incarnation=1, counter=1, task=task, round=1, num_examples=1, weights=blob)
 
 
-def test_any_order_and_repetitions(tmp_path: Path) -> None:
-    intake = Intake(tmp_path)
+@pytest.mark.parametrize("small_bytes", [0, 1 << 20])
+def test_any_order_and_repetitions(tmp_path: Path, small_bytes: int) -> None:
+    intake = Intake(tmp_path, small_bytes=small_bytes)
     assert intake.expect("t", BLOB) == (0, 1, 2, 3, 4)
     assert intake.add(chunk(3)) == (0, 1, 2, 4)
     assert intake.add(chunk(3)) == (0, 1, 2, 4)
@@ -43,12 +44,13 @@ def test_any_order_and_repetitions(tmp_path: Path) -> None:
 
 
 def test_a_restart_goes_on_with_the_chunks_that_are_here(tmp_path: Path) -> None:
-    intake = Intake(tmp_path)
+    intake = Intake(tmp_path, small_bytes=0)
     intake.expect("t", BLOB)
     for number in (0, 1):
         intake.add(chunk(number))
     (tmp_path / "t.1").write_bytes(b"cut short")
     assert Intake(tmp_path).expect("t", BLOB) == (1, 2, 3, 4)
+    # What is left behind in files goes on in files, though it is small.
     whole = Intake(tmp_path)
     whole.expect("t", BLOB)
     for number in (1, 2, 3, 4):
@@ -67,8 +69,9 @@ def test_an_update_that_was_trained_again(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_spoilt(tmp_path: Path) -> None:
-    intake = Intake(tmp_path)
+@pytest.mark.parametrize("small_bytes", [0, 1 << 20])
+def test_spoilt(tmp_path: Path, small_bytes: int) -> None:
+    intake = Intake(tmp_path, small_bytes=small_bytes)
     intake.expect("t", BLOB)
     with pytest.raises(BlobError, match="Expected 1024 bytes as chunk 0"):
         intake.add(chunk(0, b"short"))
@@ -82,8 +85,39 @@ def test_spoilt(tmp_path: Path) -> None:
         intake.read(update())
 
 
-def test_keep(tmp_path: Path) -> None:
+def test_only_so_much_waits_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hedgerow.coordinator.intake.HELD_BYTES", 2 * len(DATA))
     intake = Intake(tmp_path)
+    for task in ("a", "b", "c"):
+        intake.expect(task, BLOB)
+        intake.add(chunk(0, task=task))
+    assert [path.name for path in tmp_path.iterdir()] == ["c.0"]
+    intake.drop("a")
+    intake.expect("d", BLOB)
+    intake.add(chunk(0, task="d"))
+    assert [path.name for path in tmp_path.iterdir()] == ["c.0"]
+
+
+@pytest.mark.parametrize("small_bytes", [0, 1 << 20])
+def test_a_full_disk(tmp_path: Path, small_bytes: int) -> None:
+    intake = Intake(tmp_path, small_bytes=small_bytes)
+    intake.expect("t", BLOB)
+    for number in range(4):
+        intake.add(chunk(number))
+    # A folder in the place of the whole update: it cannot be written.
+    (tmp_path / "t").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        intake.add(chunk(4))
+    (tmp_path / "t").rmdir()
+    missing = intake.expect("t", BLOB)
+    assert missing == (0, 1, 2, 3, 4)
+    for number in missing:
+        intake.add(chunk(number))
+    assert intake.read(update()) == DATA
+
+
+def test_keep(tmp_path: Path) -> None:
+    intake = Intake(tmp_path, small_bytes=0)
     for task in ("a", "b"):
         intake.expect(task, BLOB)
         intake.add(chunk(0, task=task))

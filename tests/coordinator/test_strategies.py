@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hedgerow.coordinator import flower
+from hedgerow.coordinator import flower, flower_strategies
 from hedgerow.coordinator.replies import EveryReply, FairReply, MeanReply, PrivateReply, replies_for
 from hedgerow.coordinator.strategy_state import restore_state, save_state
 from hedgerow.errors import StrategyError
@@ -48,14 +48,16 @@ CASES: list[tuple[str, dict[str, Any], str | None, type]] = [
 
 
 def make(name: str, arguments: dict[str, Any], inside: str | None) -> Any:
-    return flower.make_strategy(name, arguments, None if inside is None else flower.make_strategy(inside, {}))
+    return flower_strategies.make_strategy(
+        name, arguments, None if inside is None else flower_strategies.make_strategy(inside, {})
+    )
 
 
 def answers(start: Weights, strategy: Any, rng: np.random.Generator) -> list[tuple[Update, Weights]]:
     made = []
     for number, device in enumerate(DEVICES, 1):
         weights = {k: v + rng.normal(size=v.shape).astype(np.float32) for k, v in start.items()}
-        metrics = {name: float(number % 3) + 0.5 for name in flower.train_metrics(strategy)}
+        metrics = {name: float(number % 3) + 0.5 for name in flower_strategies.train_metrics(strategy)}
         if flower.NORM_BIT in metrics:
             metrics[flower.NORM_BIT] = float(number % 2)
         made.append(
@@ -77,7 +79,7 @@ def answers(start: Weights, strategy: Any, rng: np.random.Generator) -> list[tup
 
 
 def test_every_strategy_is_a_case() -> None:
-    assert {name for name, *_ in CASES} == set(flower.strategy_names())
+    assert {name for name, *_ in CASES} == set(flower_strategies.strategy_names())
 
 
 @pytest.mark.parametrize(
@@ -128,17 +130,17 @@ def test_folded_is_the_same_as_all_at_once(
 
 def test_names_and_arguments_that_do_not_exist() -> None:
     with pytest.raises(StrategyError, match="Expected a strategy out of"):
-        flower.make_strategy("FedNothing", {})
+        flower_strategies.make_strategy("FedNothing", {})
     with pytest.raises(StrategyError, match="Expected arguments that FedAvg takes"):
-        flower.make_strategy("fedavg", {"momentum": 1.0})
+        flower_strategies.make_strategy("fedavg", {"momentum": 1.0})
     with pytest.raises(StrategyError, match="differential privacy around another"):
-        flower.make_strategy("FedAvg", {}, flower.make_strategy("FedAvg", {}))
+        flower_strategies.make_strategy("FedAvg", {}, flower_strategies.make_strategy("FedAvg", {}))
 
 
 def test_a_strategy_that_waits_for_more_nodes_is_no_endless_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flwr.serverapp.strategy.strategy_utils.sleep", lambda seconds: None)
-    strategy = flower.make_strategy("FedAvg", {"min_available_nodes": 9})
-    assert flower.needed_nodes(strategy, train=True) == 9
+    strategy = flower_strategies.make_strategy("FedAvg", {"min_available_nodes": 9})
+    assert flower_strategies.needed_nodes(strategy, train=True) == 9
     with pytest.raises(StrategyError, match="one that waits"):
         flower.configure(strategy, 1, {"w": np.zeros(1, np.float32)}, {}, nodes=NODES, train=True, seed="")
 
