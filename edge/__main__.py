@@ -6,25 +6,33 @@ import argparse
 import logging
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import HedgerowError
 from .agent import Agent
 from .config import AgentConfig
+from .logs import begin_log
 
 
-def serve(path: Path) -> int:
-    """Runs an agent until SIGTERM or SIGINT and returns the exit code."""
+def serve(path: Path, make: Callable[[AgentConfig], Agent] = Agent) -> int:
+    """Runs the agent of a configuration file until SIGTERM or SIGINT and returns the exit code."""
     try:
         config = AgentConfig.load(path)
-        logging.basicConfig(
-            stream=sys.stderr,
-            level=config.log_level.upper(),
-            format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        )
-        agent = Agent(config)
+    except HedgerowError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    return run_agent(config, make)
+
+
+def run_agent(config: AgentConfig, make: Callable[[AgentConfig], Agent] = Agent) -> int:
+    """Runs the agent that `make` makes of a configuration until SIGTERM or SIGINT; returns the exit code."""
+    try:
+        begin_log(config)
+        agent = make(config)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: agent.stop())
+        signal.signal(signal.SIGUSR1, lambda *_: agent.train_now())
         agent.run()
     except HedgerowError as error:
         sys.stderr.write(f"{error}\n")

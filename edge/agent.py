@@ -6,15 +6,19 @@ import contextlib
 import logging
 import os
 import platform
+import secrets
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Protocol
 
+import msgspec
+
 from .. import __version__
-from ..errors import MessageError
+from ..errors import HedgerowError, MessageError
 from ..hardware.process import loaded_modules, resident_mib
 from ..hardware.runtime import find_runtime
 from ..protocol import messages
@@ -28,18 +32,34 @@ from .config import AgentConfig
 from .disk import Disk
 from .readiness import ReadinessPolicy, waits_for
 from .sample_count import count_samples
+from .service_manager import ServiceManager
 from .session import Session, events, step
 from .session.events import Action, Event
 from .spool import SPOOL_FOLDER, TRAINED_AT, Spool
-from .status import Connection
+from .status import Connection, write_word
 from .worker import ProcessWorker, Worker, WorkEvent
 
 if TYPE_CHECKING:
     from .release.installer import Installer
 
-SLEEP_SECONDS = 3600.0
 CLOSE_SECONDS = 0.4
-Item = LinkEvent | WorkEvent | events.ReleaseInstalled | events.ReleaseRefused | events.StopAsked
+WATCH_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class TrainNow:
+    """Somebody at the device wants the tasks at hand done."""
+
+
+Item = (
+    LinkEvent
+    | WorkEvent
+    | events.ReleaseInstalled
+    | events.ReleaseRefused
+    | events.ReleaseChanged
+    | events.StopAsked
+    | TrainNow
+)
 logger = logging.getLogger(__name__)
 
 
@@ -59,6 +79,8 @@ class Agent:
         config: What it needs to know.
         connect: Opens the link to the broker.
         employ: Makes the worker.
+        runtime: What the worker's models run on; by default the TFLite runtime that `config` asks for.
+        capabilities: What else the device says of itself.
 
     Raises:
         RuntimeMissingError: The runtime that `config` asks for is not installed.
@@ -70,6 +92,8 @@ class Agent:
         *,
         connect: Connect = MqttLink,
         employ: Callable[[Bench, Callable[[WorkEvent], None]], Worker] = ProcessWorker,
+        runtime: str = "",
+        capabilities: Mapping[str, Scalar] | None = None,
     ) -> None:
         self._config = config
         self._broker = Broker.from_url(config.broker)
@@ -77,12 +101,20 @@ class Agent:
         self._employ = employ
         self._folder = Path(config.folder)
         self._topics = Topics(config.fleet)
-        self._runtime = str(find_runtime(config.runtime))
+        self._runtime = runtime or str(find_runtime(config.runtime))
+        self._capabilities = dict(capabilities or {})
         self._queue: SimpleQueue[Item] = SimpleQueue()
+        self._instance = secrets.token_hex(8)
+        self._manager = ServiceManager()
+        self._hurried: frozenset[str] = frozenset()
 
     def stop(self) -> None:
         """Asks `run` to end; may be called from a signal handler or another thread."""
         self._queue.put(events.StopAsked())
+
+    def train_now(self) -> None:
+        """Has the tasks at hand done whatever the readiness policy says; as `stop`."""
+        self._queue.put(TrainNow())
 
     def run(self) -> None:
         """Serves until `stop`.
@@ -107,7 +139,9 @@ class Agent:
                 on_event=self._queue.put,
             )
             stack.callback(self._link.close, timeout_seconds=CLOSE_SECONDS)
+            self._manager.ready()
             self._loop()
+            self._manager.stopping()
         logger.info("agent %s has stopped", self._config.device)
 
     def _bench(self) -> Bench:
@@ -120,6 +154,10 @@ class Agent:
             num_threads=config.num_threads,
             niceness=config.niceness,
             memory_limit_mib=config.memory_limit_mib,
+            checkpoints=str(self._folder / "checkpoints"),
+            checkpoint_seconds=config.checkpoint_seconds,
+            personal=config.personal,
+            personal_weights=str(self._folder / "personal.safetensors"),
             log_level=config.log_level,
         )
 
@@ -141,19 +179,34 @@ class Agent:
             over=self._spool.over(),
             blob_limit_bytes=self._config.blob_limit_mib << 20,
             channel=self._config.channel,
+            instance=self._instance,
         )
 
     def _loop(self) -> None:
         item: Item | None = None
+        watch_seconds = min(WATCH_SECONDS, self._manager.watchdog_seconds / 3)
+        watch_at = time.monotonic()
         while not isinstance(item, events.StopAsked):
-            seconds = self._session.wake_at - time.monotonic()
+            seconds = min(self._session.wake_at, watch_at) - time.monotonic()
             try:
-                item = self._queue.get(timeout=min(max(seconds, 0.0), SLEEP_SECONDS))
+                item = self._queue.get(timeout=max(seconds, 0.0))
             except Empty:
                 item = None
             self._advance(events.Tick(time.monotonic()))
+            if time.monotonic() >= watch_at:
+                watch_at = time.monotonic() + watch_seconds
+                self._watch()
             if item is not None and (event := self._event(item)) is not None:
                 self._advance(event)
+
+    def _watch(self) -> None:
+        """What has to be looked at now and then, for nobody tells us."""
+        self._manager.alive("connected" if self._session.connected else "not connected")
+        if self._installer is not None:
+            try:
+                self._installer.watch()
+            except (HedgerowError, OSError) as error:
+                logger.error("the releases cannot be looked at: %s", error)
 
     def _event(self, item: Item) -> Event | None:
         """What an item of the queue means to the session; None if it means nothing."""
@@ -168,6 +221,9 @@ class Agent:
                 return events.LinkDown()
             case Received(topic=topic, payload=payload):
                 return self._heard(topic, payload)
+            case TrainNow():
+                self._hurried = frozenset(job.task.task for job in self._session.jobs)
+                return events.Probed(self._waits_for())
             case _:
                 return item
 
@@ -186,6 +242,8 @@ class Agent:
         except MessageError as error:
             logger.warning("dropped a message on %s: %s", topic, error.args[0])
             return None
+        if isinstance(message, DeviceState):
+            return events.OwnStateHeard(message)
         if not isinstance(message, messages.CoordinatorState | messages.DownMessage):
             logger.warning("dropped a message on %s: not for devices", topic)
             return None
@@ -252,9 +310,9 @@ class Agent:
 
     def _waits_for(self) -> tuple[str, ...]:
         policy = self._config.readiness
-        if policy == ReadinessPolicy():
-            return ()
         job = self._session.job
+        if policy == ReadinessPolicy() or (job is not None and job.task.task in self._hurried):
+            return ()
         conditions = probe(
             Path(self._config.samples),
             trained_at=self._spool.marked(TRAINED_AT),
@@ -266,6 +324,9 @@ class Agent:
         state = self._state(
             online=action.online, counter=action.counter, epoch=action.epoch, tasks=action.tasks
         )
+        if action.twin:
+            state = msgspec.structs.replace(state, capabilities=state.capabilities | {"twin": action.twin})
+        self._leave_word(state)
         logger.info("say %s", state)
         self._link.publish(self._topics.state(self._config.device), messages.encode(state), retain=True)
 
@@ -283,6 +344,8 @@ class Agent:
             "modules_forbidden": ",".join(forbidden),
             "test_examples": count_samples(samples, "test"),
             "waits_for": "; ".join(self._waits_for()),
+            "instance": self._instance,
+            **self._capabilities,
         }
         if self._installer is not None:
             capabilities |= self._installer.report()
@@ -304,3 +367,7 @@ class Agent:
         connection = Connection(connected=connected, broker=str(self._broker), pid=os.getpid(), reason=reason)
         with contextlib.suppress(OSError):
             connection.write(self._folder)
+
+    def _leave_word(self, state: DeviceState) -> None:
+        with contextlib.suppress(OSError):
+            write_word(self._folder, state)

@@ -27,6 +27,10 @@ class Bench(msgspec.Struct, frozen=True, kw_only=True):
         niceness: How far the process stands back behind others, 0 to 19.
         memory_limit_mib: What it may use; 0 is all there is.
         log_level: Of its log on standard error.
+        checkpoints: Folder for what a killed training goes on from; empty: none.
+        checkpoint_seconds: So often it writes that.
+        personal: Patterns of weights that stay on the device.
+        personal_weights: The file that has them.
     """
 
     samples: str
@@ -37,6 +41,10 @@ class Bench(msgspec.Struct, frozen=True, kw_only=True):
     niceness: int = 10
     memory_limit_mib: int = 0
     log_level: str = "info"
+    checkpoints: str = ""
+    checkpoint_seconds: float = 10.0
+    personal: tuple[str, ...] = ()
+    personal_weights: str = ""
 
 
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):

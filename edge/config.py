@@ -7,7 +7,8 @@ from typing import Literal, Self, get_args
 
 import msgspec
 
-from ..errors import AgentConfigError, BrokerUrlError, TopicError
+from ..errors import AgentConfigError, BrokerUrlError, TargetError, TopicError
+from ..hardware import targets
 from ..hardware.runtime import RuntimeName
 from ..protocol.blobs import write_durably
 from ..protocol.link import Broker
@@ -30,12 +31,20 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         runtime: The TFLite runtime; "auto" takes the one that is installed.
         num_threads: Threads of the runtime. On tflite-runtime 2.14 two are slower than one.
         blob_limit_mib: Larger models are refused.
-        log_level: Of the log on standard error.
+        log_level: Of the log.
+        log_file: Where the log goes; empty: to standard error, for systemd's journal.
+        log_limit_mib: A log file that is larger is put aside.
+        log_files: So many of those are kept.
         channel: The release channel that the device follows; empty: none.
         release_key: PEM file with the public key whose releases this device runs; empty: none.
         target: The accelerator of this device, as `hedgerow targets` names it; empty without one.
+        delegate: The accelerator's library, where it is not the usual one.
+        accuracy_floor: A release that answers the device's own test samples worse does not serve, 0 to 1.
+        accuracy_samples: With fewer test samples no accuracy is measured.
+        personal: Patterns of weights that stay on the device, such as "*/head/*": trained here, never sent.
         niceness: How far training stands back behind other programs, 0 to 19.
         memory_limit_mib: What training may use; 0 is all there is.
+        checkpoint_seconds: So often training writes down where it stands; 0 is after every step.
         sampling: What the sample store keeps.
         readiness: When the device may train.
 
@@ -52,11 +61,19 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     num_threads: int = 1
     blob_limit_mib: int = 256
     log_level: LogLevel = "info"
+    log_file: str = ""
+    log_limit_mib: int = 4
+    log_files: int = 3
     channel: str = ""
     release_key: str = ""
     target: str = ""
+    delegate: str = ""
+    accuracy_floor: float = 0.0
+    accuracy_samples: int = 20
+    personal: tuple[str, ...] = ()
     niceness: int = 10
     memory_limit_mib: int = 0
+    checkpoint_seconds: float = 10.0
     sampling: SamplePolicy = SamplePolicy()
     readiness: ReadinessPolicy = ReadinessPolicy()
 
@@ -67,7 +84,9 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             Broker.from_url(self.broker)
             if self.channel:
                 check_name(self.channel, what="channel")
-        except (TopicError, BrokerUrlError) as error:
+            if self.target:
+                targets.load(self.target)
+        except (TopicError, BrokerUrlError, TargetError) as error:
             raise AgentConfigError(error.args[0], remedy=error.remedy) from error
         for name in ("folder", "samples"):
             if not getattr(self, name):
@@ -76,6 +95,11 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             ("num_threads", 1, 64),
             ("blob_limit_mib", 1, 2048),
             ("niceness", 0, 19),
+            ("log_limit_mib", 1, 1024),
+            ("log_files", 1, 100),
+            ("checkpoint_seconds", 0, 86_400),
+            ("accuracy_floor", 0, 1),
+            ("accuracy_samples", 1, 1_000_000),
             ("memory_limit_mib", 0, 1 << 20),
         ):
             value = getattr(self, name)
@@ -113,6 +137,7 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             folder=str(parent / config.folder),
             samples=str(parent / config.samples),
             release_key=str(parent / config.release_key) if config.release_key else "",
+            log_file=str(parent / config.log_file) if config.log_file else "",
         )
 
     def to_toml(self) -> str:

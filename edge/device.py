@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -10,13 +12,15 @@ from typing import Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..errors import HedgerowError, NoReleaseError
+from ..errors import DelegateError, HedgerowError, InterpreterError, NoReleaseError
+from ..hardware.delegates import delegate_for
 from ..hardware.inference import Inference
 from .config import AgentConfig
 from .release import Installed, ReleaseStore
 from .sample_store import SampleStore
 
 CONFIG_NAME = "agent.toml"
+logger = logging.getLogger(__name__)
 
 
 class Device:
@@ -32,12 +36,12 @@ class Device:
     def __init__(self, folder: str | Path) -> None:
         self._config = AgentConfig.load(Path(folder) / CONFIG_NAME)
         self._releases = ReleaseStore.of_device(self._config)
+        self._version = self._releases.state_file.version
         self._lock = threading.Lock()
         self._samples: SampleStore | None = None
-        self._inference: Inference | None = None
-        self._serving = ""
-        self._unproven: Installed | None = None
-        self._seen: tuple[int, int] | None = None
+        self._serving: Serving | None = None
+        self._serving_is_proven = True
+        self._seen = b""
 
     @property
     def release(self) -> str:
@@ -60,11 +64,13 @@ class Device:
         """
         examples = np.asarray(x)
         with self._lock:
-            inference = self._current()
-            outputs = inference.predict(examples)
-            if self._unproven is not None:
-                self._releases.prove(self._unproven)
-                self._unproven = None
+            serving = self._current()
+            try:
+                outputs = serving.inference.predict(examples)
+            except InterpreterError as error:
+                outputs = self._replaced(serving, str(error)).inference.predict(examples)
+            if not self._serving_is_proven:
+                self._prove()
         return outputs[0] if len(outputs) == 1 else outputs
 
     def add_sample(self, x: ArrayLike, label: ArrayLike) -> None:
@@ -82,9 +88,8 @@ class Device:
     def close(self) -> None:
         """Frees the model and closes the samples."""
         with self._lock:
-            if self._inference is not None:
-                self._inference.close()
-                self._inference = None
+            self._leave()
+            self._releases.state_file.close()
             if self._samples is not None:
                 self._samples.close()
                 self._samples = None
@@ -106,37 +111,90 @@ class Device:
                 self._samples = SampleStore(Path(self._config.samples), policy=self._config.sampling)
             return self._samples
 
-    def _current(self) -> Inference:
-        """The model that serves; `current.json` is read again only when it is another file than last time."""
-        try:
-            found = self._releases.state_path.stat()
-        except FileNotFoundError as error:
-            raise NoReleaseError(f"Expected a release in {self._config.folder}, received none.") from error
-        version = (found.st_ino, found.st_mtime_ns)
-        if self._inference is None or version != self._seen:
-            self._inference = self._refreshed(self._releases.state().current)
+    def _current(self) -> Serving:
+        """The model that serves; `current.json` is read again only when it may have changed."""
+        version = self._version()
+        if self._serving is None or version != self._seen:
+            self._serving = self._refreshed(self._releases.state().current)
             self._seen = version
-        return self._inference
+        return self._serving
 
-    def _refreshed(self, current: Installed | None) -> Inference:
-        if self._inference is not None and current is not None and current.release == self._serving:
-            return self._inference
+    def _refreshed(self, current: Installed | None) -> Serving:
+        serving = self._serving
+        if serving is not None and current is not None and serving.runs(current):
+            return serving
         while current is not None:
-            trial = self._releases.begin_trial(current)
+            trial = self._begin_trial(current)
             if trial is None or trial.release != current.release:
                 current = trial
                 continue
             try:
-                fresh = Inference(
-                    self._releases.path(current),
-                    runtime=self._config.runtime,
-                    num_threads=self._config.num_threads,
-                )
+                inference = self._load(current)
+            except DelegateError as error:
+                logger.warning("%s serves on the CPU: %s", current.release, error)
+                current = self._releases.use_cpu(current, error.args[0])
+                continue
             except HedgerowError as error:
                 current = self._releases.fall_back(current, str(error))
                 continue
-            if self._inference is not None:
-                self._inference.close()
-            self._serving, self._unproven = current.release, None if current.proven else current
-            return fresh
-        raise NoReleaseError(f"Expected a release in {self._config.folder}, none is left that works.")
+            self._leave()
+            self._serving_is_proven = current.proven
+            return Serving(current, inference)
+        self._leave()
+        raise NoReleaseError(f"Expected a release in {self._config.folder}, received none that works.")
+
+    def _load(self, installed: Installed) -> Inference:
+        return Inference(
+            self._releases.path(installed),
+            runtime=self._config.runtime,
+            num_threads=self._config.num_threads,
+            delegate=delegate_for(installed.accelerator, library=self._config.delegate)
+            if installed.accelerator
+            else None,
+        )
+
+    def _replaced(self, failed: Serving, reason: str) -> Serving:
+        """What serves instead of a release that the runtime loads and then refuses to run."""
+        current = self._releases.fall_back(failed.installed, reason)
+        self._leave()
+        self._serving = self._refreshed(current)
+        return self._serving
+
+    def _begin_trial(self, current: Installed) -> Installed | None:
+        """On a disk that cannot be written nothing is counted, and what serves goes on serving."""
+        try:
+            return self._releases.begin_trial(current)
+        except OSError as error:
+            logger.warning("the first use of %s cannot be noted: %s", current.release, error)
+            return current
+
+    def _prove(self) -> None:
+        assert self._serving is not None
+        self._serving_is_proven = True
+        try:
+            self._releases.prove(self._serving.installed)
+        except OSError as error:
+            logger.warning("that %s works cannot be noted: %s", self._serving.installed.release, error)
+
+    def _leave(self) -> None:
+        if self._serving is not None:
+            self._serving.inference.close()
+            self._serving = None
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A release in memory.
+
+    Args:
+        installed: Which one.
+        inference: Its file, loaded.
+    """
+
+    installed: Installed
+    inference: Inference
+
+    def runs(self, other: Installed) -> bool:
+        """Whether `other` is this release on this processor."""
+        mine = self.installed
+        return (mine.release, mine.model, mine.accelerator) == (other.release, other.model, other.accelerator)

@@ -10,10 +10,13 @@ from typing import Self
 import msgspec
 
 from ..protocol.blobs import write_durably
+from ..protocol.messages import DeviceState, Scalar
 from .config import AgentConfig
+from .sample_count import count_samples
 from .spool import LOCK_NAME, SpoolSummary
 
 _CONNECTION = "connection.json"
+_WORD = "said.json"
 
 
 class Connection(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,6 +47,19 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True):
             return cls()
 
 
+def write_word(folder: Path, state: DeviceState) -> None:
+    """Leaves in the state folder what the agent last said of itself."""
+    write_durably(folder / _WORD, msgspec.json.encode(state))
+
+
+def read_word(folder: Path) -> DeviceState | None:
+    """What the agent last said of itself; None where there is nothing readable."""
+    try:
+        return msgspec.json.decode((folder / _WORD).read_bytes(), type=DeviceState)
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
 class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
     """What `hedgerow agent status` shows.
 
@@ -57,6 +73,10 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
         incarnation: Counts its starts.
         waiting: Finished tasks that the coordinator has not stored yet.
         settled: Tasks that are over, as far as remembered.
+        tasks: Unfinished and unsettled tasks, as last said.
+        examples: Samples to train on now.
+        test_examples: Samples to test with now.
+        said: What it last said of itself: its release, memory, what it waits for.
     """
 
     device: str
@@ -68,6 +88,10 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
     incarnation: int
     waiting: tuple[str, ...]
     settled: int
+    tasks: tuple[str, ...] = ()
+    examples: int = 0
+    test_examples: int = 0
+    said: dict[str, Scalar] = {}
 
     @classmethod
     def read(cls, config: AgentConfig) -> Self:
@@ -78,7 +102,7 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
         """
         folder = Path(config.folder)
         summary, connection = SpoolSummary.read(folder), Connection.read(folder)
-        running = _locked(folder / LOCK_NAME)
+        running, word = _locked(folder / LOCK_NAME), read_word(folder)
         return cls(
             device=config.device,
             running=running,
@@ -89,6 +113,10 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
             incarnation=summary.incarnation,
             waiting=summary.waiting,
             settled=summary.over,
+            tasks=word.tasks if word is not None else (),
+            examples=count_samples(Path(config.samples), "train"),
+            test_examples=count_samples(Path(config.samples), "test"),
+            said=dict(word.capabilities) if word is not None else {},
         )
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -37,6 +39,39 @@ class FitResult:
     steps: int
     examples: int
     undone: int
+
+
+class FitProgress(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a training is, between two steps.
+
+    Attributes:
+        steps: Steps made.
+        losses: Mean loss of each epoch that is over.
+        total: Weighted sum of the losses in the epoch at hand.
+        weight: Sum of the weights in it.
+        undone: Steps that were not finite.
+    """
+
+    steps: int = 0
+    losses: tuple[float, ...] = ()
+    total: float = 0.0
+    weight: float = 0.0
+    undone: int = 0
+
+    def after(self, loss: float, rows: int, *, finite: bool) -> FitProgress:
+        """One step further."""
+        return FitProgress(
+            steps=self.steps + 1,
+            losses=self.losses,
+            total=self.total + (loss * rows if finite else 0.0),
+            weight=self.weight + (rows if finite else 0),
+            undone=self.undone + (not finite),
+        )
+
+    def after_epoch(self) -> FitProgress:
+        """The epoch at hand is over."""
+        mean = self.total / self.weight if self.weight else float("nan")
+        return FitProgress(steps=self.steps, losses=(*self.losses, mean), undone=self.undone)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +113,7 @@ class Trainer:
             )
         self._description: dict[str, Any] = json.loads(content)
         self.batch_size = int(self._description["batch_size"])
-        self.variants = tuple(self._description["trained"])
+        self.variants: tuple[str, ...] = tuple(self._description["trained"])
 
     @property
     def runtime(self) -> str:
@@ -96,8 +131,9 @@ class Trainer:
         seed: int = 0,
         shuffle: bool = True,
         proximal_mu: float = 0.0,
-        on_step: Callable[[int, dict[str, float]], None] | None = None,
+        on_step: Callable[[FitProgress], None] | None = None,
         variant: str = "train",
+        progress: FitProgress | None = None,
     ) -> FitResult:
         """Trains on examples of any number.
 
@@ -110,8 +146,10 @@ class Trainer:
             seed: Seed of the shuffling and of the model's own randomness (dropout).
             shuffle: Whether each epoch has an order of its own.
             proximal_mu: Strength of FedProx's pull towards the weights last set.
-            on_step: Called after each step with its number, from 0, and its outputs.
+            on_step: Called after each step.
             variant: Which training signature.
+            progress: Where a training with the same arguments stood when the weights and slots now set were
+                read; it goes on from there with the numbers that it would have had.
 
         Raises:
             TrainingDataError: An array has a wrong shape, type or value.
@@ -128,27 +166,29 @@ class Trainer:
         rate = self._description["learning_rate"] if learning_rate is None else learning_rate
         options = _options(spec, {"learning_rate": rate, "proximal_mu": proximal_mu})
         generator = np.random.default_rng(seed)
-        losses, steps, undone = [], 0, 0
-        for _ in range(epochs):
+        now, index = progress or FitProgress(), 0
+        for epoch in range(epochs):
             order = np.arange(_length(data))
             if shuffle:
                 generator.shuffle(order)
-            total = weight = 0.0
-            for batch in self._batches(data, order):
+            for rows in self._rows(order):
+                drawn = int(generator.integers(2**31)) if "seed" in spec.inputs else None
+                index += 1
+                if index <= now.steps:
+                    continue
+                batch = self._batch(data, rows)
                 tensors = batch.tensors | options
-                if "seed" in spec.inputs:
-                    tensors["seed"] = np.asarray(generator.integers(2**31), np.int32)
-                outputs = {key: float(value) for key, value in self._run(variant, tensors).items()}
-                finite = outputs["finite"] != 0.0
-                undone += not finite
-                total += outputs["loss"] * batch.rows if finite else 0.0
-                weight += batch.rows if finite else 0
+                if drawn is not None:
+                    tensors["seed"] = np.asarray(drawn, np.int32)
+                outputs = self._run(variant, tensors)
+                finite = float(outputs["finite"]) != 0.0
+                now = now.after(float(outputs["loss"]), batch.rows, finite=finite)
                 if on_step is not None:
-                    on_step(steps, outputs)
-                steps += 1
-            losses.append(total / weight if weight else float("nan"))
+                    on_step(now)
+            if epoch >= len(now.losses):
+                now = now.after_epoch()
         examples = epochs * int(np.count_nonzero(data["weight"]))
-        return FitResult(tuple(losses), steps, examples, undone)
+        return FitResult(now.losses, now.steps, examples, now.undone)
 
     def evaluate(self, x: Arrays, y: Arrays, *, sample_weight: Array | None = None) -> dict[str, float]:
         """Loss and metrics over all examples.
@@ -191,6 +231,26 @@ class Trainer:
         """Makes the optimizer forget its momenta."""
         self._run("reset", {})
 
+    @property
+    def resumable(self) -> bool:
+        """Whether all that training changes can be read and set: weights, and slots if there are any."""
+        return "get_slots" in self._signatures or int(self._run("reset", {})["count"]) == 0
+
+    def get_slots(self) -> dict[str, Array]:
+        """The optimizer's momenta and the like, by their names in the file; empty where it has none."""
+        slots = self._run("get_slots", {}) if "get_slots" in self._signatures else {}
+        return {name: np.asarray(value) for name, value in slots.items()}
+
+    def set_slots(self, slots: Mapping[str, Array]) -> None:
+        """Replaces them, exactly."""
+        if "set_slots" in self._signatures:
+            self._run("set_slots", dict(slots))
+
+    def trained_by(self, variant: str) -> int:
+        """How many weights a training signature changes."""
+        specs = self._signatures["get_weights"].outputs
+        return sum(math.prod(specs[path].shape) for path in self._description["trained"][variant])
+
     def close(self) -> None:
         """Frees the model's memory."""
         self._interpreter.close()
@@ -229,14 +289,19 @@ class Trainer:
         return data
 
     def _batches(self, data: dict[str, Array], order: npt.NDArray[np.int64]) -> Iterator[_Batch]:
-        """Batches in the given order; the last repeats its rows with weight 0."""
-        for start in range(0, len(order), self.batch_size):
-            rows = order[start : start + self.batch_size]
-            taken = np.resize(rows, self.batch_size)
-            tensors = {name: array[taken] for name, array in data.items()}
-            if len(rows) < self.batch_size and "weight" in tensors:
-                tensors["weight"][len(rows) :] = 0.0
-            yield _Batch(tensors, len(rows))
+        """Batches in the given order."""
+        return (self._batch(data, rows) for rows in self._rows(order))
+
+    def _rows(self, order: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:
+        return (order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size))
+
+    def _batch(self, data: dict[str, Array], rows: npt.NDArray[np.int64]) -> _Batch:
+        """One batch; one that is too short repeats its rows with weight 0."""
+        taken = np.resize(rows, self.batch_size)
+        tensors = {name: array[taken] for name, array in data.items()}
+        if len(rows) < self.batch_size and "weight" in tensors:
+            tensors["weight"][len(rows) :] = 0.0
+        return _Batch(tensors, len(rows))
 
 
 def _named(arrays: Arrays, prefix: str, names: list[str]) -> dict[str, Array]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -10,18 +11,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..errors import MessageError, TrainingDataError
+from ..errors import MessageError, SamplesError, TrainingDataError
 from ..protocol import tensors
 from ..protocol.blobs import BlobStore
 from ..protocol.messages import Scalar
 from . import clipping
 from .assignment import Assignment, Bench
+from .checkpoint import CheckpointFile
+from .personal import PersonalWeights
 from .sample_source import SampleSource
 from .samples import Samples
 from .session.events import Result
-from .trainer import Trainer
+from .trainer import FitProgress, Trainer
+from .variant import choose_variant, memory_budget, working_memory
 
 EPOCHS_AT_MOST = 10_000
+logger = logging.getLogger(__name__)
 Report = Callable[[Literal["train", "evaluate"], float], None]
 
 
@@ -32,10 +37,13 @@ class TrainingConfig:
     epochs: int
     learning_rate: float | None
     proximal_mu: float
+    variant: str | None
 
     @classmethod
     def read(cls, config: dict[str, Scalar]) -> TrainingConfig:
-        """Reads "epochs", "learning-rate" and "proximal-mu"; 1, the program's own and 0 where one is missing.
+        """Reads "epochs", "learning-rate", "proximal-mu" and "variant".
+
+        Where one is missing: 1, the program's own, 0, and what fits into the device's memory.
 
         Raises:
             MessageError: A value is outside its range.
@@ -43,8 +51,11 @@ class TrainingConfig:
         epochs = config.get("epochs", 1)
         if isinstance(epochs, bool) or not isinstance(epochs, int) or not 1 <= epochs <= EPOCHS_AT_MOST:
             raise _refused("epochs", f"a whole number from 1 to {EPOCHS_AT_MOST}", epochs)
+        variant = config.get("variant")
+        if variant is not None and not isinstance(variant, str):
+            raise _refused("variant", "a name", variant)
         rate = _number(config, "learning-rate")
-        return cls(epochs, rate, _number(config, "proximal-mu") or 0.0)
+        return cls(epochs, rate, _number(config, "proximal-mu") or 0.0, variant or None)
 
 
 def carry_out(assignment: Assignment, bench: Bench, report: Report) -> Result:
@@ -53,7 +64,8 @@ def carry_out(assignment: Assignment, bench: Bench, report: Report) -> Result:
     Args:
         assignment: The task and its files.
         bench: What to do it with.
-        report: Called with the step's name and the fraction done; what it raises ends the work.
+        report: Called with the step's name and the fraction done; what it raises ends the work, and a
+            training that comes again goes on from there.
 
     Returns:
         The result; its weights are durable in the blob store that `bench` names.
@@ -64,18 +76,24 @@ def carry_out(assignment: Assignment, bench: Bench, report: Report) -> Result:
     """
     started = time.monotonic()
     task = assignment.task
-    weights = tensors.decode(Path(assignment.weights).read_bytes())
-    with Trainer(assignment.program, runtime=bench.runtime, num_threads=bench.num_threads) as trainer:
-        trainer.set_weights(weights)
-        with SampleSource(Path(bench.samples), bench.sampling) as source:
-            samples = source.load("train" if task.phase == "train" else "test")
+    sent = tensors.decode(Path(assignment.weights).read_bytes())
+    personal = PersonalWeights(Path(bench.personal_weights), bench.personal)
+    start = personal.merged(sent, task.task)
+    with (
+        Trainer(assignment.program, runtime=bench.runtime, num_threads=bench.num_threads) as trainer,
+        SampleSource(Path(bench.samples), bench.sampling) as source,
+    ):
+        trainer.set_weights(start)
+        samples = source.load("train" if task.phase == "train" else "test")
         trained = None
         if task.phase == "train":
-            metrics = _train(trainer, assignment, samples, report)
-            new = tensors.check_like(trainer.get_weights(), weights)
+            metrics = _train_and_test(trainer, assignment, bench, samples, _tests(source), report)
+            new = tensors.check_like(trainer.get_weights(), start)
+            personal.keep(start, new, task.task)
+            new = personal.withheld(new, sent)
             norm = _number(task.config, clipping.KEY)
             if norm:
-                new, was_longer = clipping.clip(new, weights, norm)
+                new, was_longer = clipping.clip(new, sent, norm)
                 metrics[clipping.NORM_BIT] = float(was_longer)
             trained = BlobStore(Path(bench.results)).put(tensors.encode(new, task.codec), codec=task.codec)
         else:
@@ -90,9 +108,50 @@ def carry_out(assignment: Assignment, bench: Bench, report: Report) -> Result:
     )
 
 
-def _train(trainer: Trainer, assignment: Assignment, samples: Samples, report: Report) -> dict[str, float]:
+def _tests(source: SampleSource) -> Samples | None:
+    try:
+        return source.load("test")
+    except SamplesError:
+        return None
+
+
+def _train_and_test(
+    trainer: Trainer,
+    assignment: Assignment,
+    bench: Bench,
+    samples: Samples,
+    tests: Samples | None,
+    report: Report,
+) -> dict[str, float]:
+    """Trains; what the device's own test samples say before and after goes with the update."""
+    before = _evaluate(trainer, tests, report) if tests is not None else {}
+    metrics = _train(trainer, assignment, bench, samples, report)
+    after = _evaluate(trainer, tests, report) if tests is not None else {}
+    metrics |= {f"test_{name}_before": value for name, value in before.items()}
+    return metrics | {f"test_{name}_after": value for name, value in after.items()}
+
+
+def _train(
+    trainer: Trainer, assignment: Assignment, bench: Bench, samples: Samples, report: Report
+) -> dict[str, float]:
     config = TrainingConfig.read(assignment.task.config)
     steps = config.epochs * -(-len(samples) // trainer.batch_size)
+    file = _checkpoint_file(trainer, assignment, bench)
+    checkpoint = file.read() if file is not None else None
+    if checkpoint is not None:
+        logger.info("%s goes on at step %d of %d", assignment.task.task, checkpoint.progress.steps, steps)
+        checkpoint.restore(trainer)
+
+    def on_step(progress: FitProgress) -> None:
+        if file is not None:
+            file.write_if_due(trainer, progress)
+        try:
+            report("train", progress.steps / steps)
+        except BaseException:
+            if file is not None:
+                file.write(trainer, progress)
+            raise
+
     fitted = trainer.fit(
         samples.x,
         samples.y,
@@ -100,15 +159,36 @@ def _train(trainer: Trainer, assignment: Assignment, samples: Samples, report: R
         learning_rate=config.learning_rate,
         proximal_mu=config.proximal_mu,
         seed=_seed(assignment),
-        on_step=lambda step, outputs: report("train", (step + 1) / steps),
+        on_step=on_step,
+        variant=config.variant or _variant(trainer, assignment, bench),
+        progress=checkpoint.progress if checkpoint is not None else None,
     )
     loss = fitted.loss[-1]
+    if file is not None:
+        file.remove()
     if not math.isfinite(loss):
         raise TrainingDataError(
             f"Expected a finite training loss, received {loss} after {fitted.undone} undone steps.",
             remedy="Lower the learning rate of the strategy's train config.",
         )
     return {"train_loss": loss}
+
+
+def _checkpoint_file(trainer: Trainer, assignment: Assignment, bench: Bench) -> CheckpointFile | None:
+    """None for a file from before slots could be read: its training begins anew."""
+    if not bench.checkpoints or not trainer.resumable:
+        return None
+    return CheckpointFile(Path(bench.checkpoints), assignment, seconds=bench.checkpoint_seconds)
+
+
+def _variant(trainer: Trainer, assignment: Assignment, bench: Bench) -> str:
+    if len(trainer.variants) == 1:
+        return trainer.variants[0]
+    needs = working_memory(Path(assignment.program), trainer.variants)
+    trained = {name: trainer.trained_by(name) for name in trainer.variants}
+    chosen = choose_variant(needs, trained, memory_budget(bench.memory_limit_mib))
+    logger.info("trains with %r, which needs %d KiB", chosen, needs[chosen] >> 10)
+    return chosen
 
 
 def _evaluate(trainer: Trainer, samples: Samples, report: Report) -> dict[str, float]:

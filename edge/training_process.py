@@ -27,14 +27,25 @@ REPORT_SECONDS = 0.2
 logger = logging.getLogger(__name__)
 
 
+class Stopped(BaseException):
+    """The device is needed for something else."""
+
+
 class Channel:
     """The line to the agent. Nothing else can write to it: standard output goes to the log."""
 
     def __init__(self) -> None:
+        self.stopping = self.working = False
         self._agent = os.getppid()
         self._input = io.FileIO(0)
         self._output = io.FileIO(os.dup(1), "w")
         os.dup2(2, 1)
+
+    def stop(self) -> None:
+        """Ends the work at its next step, or the process if there is none."""
+        if not self.working:
+            raise SystemExit(0)
+        self.stopping = True
 
     def receive(self) -> bytes:
         """The next line; empty when the agent has gone or nothing has come for a while."""
@@ -70,6 +81,8 @@ def _reporter(task: str, channel: Channel) -> Report:
 
     def report(step: Literal["train", "evaluate"], fraction: float) -> None:
         nonlocal told
+        if channel.stopping:
+            raise Stopped
         now = time.monotonic()
         if now - told >= REPORT_SECONDS:
             told = now
@@ -87,19 +100,25 @@ def main() -> None:
     # Ctrl-C reaches the whole group; the agent decides what ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel = Channel()
+    signal.signal(signal.SIGTERM, lambda *_: channel.stop())
     if not (line := channel.receive()):
         return
     bench = msgspec.json.decode(line, type=Bench)
     logging.basicConfig(
         stream=sys.stderr,
         level=bench.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        format="%(levelname)s %(name)s: %(message)s",
     )
     os.nice(bench.niceness)
     if bench.memory_limit_mib:
         limit_memory(bench.memory_limit_mib)
     while line := channel.receive():
-        reply = answer(msgspec.json.decode(line, type=Assignment), bench, channel)
+        channel.working = True
+        try:
+            reply = answer(msgspec.json.decode(line, type=Assignment), bench, channel)
+        except Stopped:
+            return
+        channel.working = False
         return_freed_memory()
         channel.send(reply)
 

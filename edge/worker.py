@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -17,6 +18,8 @@ from ..hardware.process import resident_mib
 from .assignment import Advance, Answer, Assignment, Bench, Completion, Refusal, Usage
 from .session.events import WorkFailed, WorkFinished, WorkProgressed
 
+GRACE_SECONDS = 0.7
+CLOSE_SECONDS = 0.3
 WorkEvent = WorkProgressed | WorkFinished | WorkFailed
 logger = logging.getLogger(__name__)
 _answers: msgspec.json.Decoder[Answer] = msgspec.json.Decoder(Answer)  # type: ignore[arg-type]
@@ -49,13 +52,22 @@ class ProcessWorker:
     Args:
         bench: What the work is done with.
         on_event: Called in a thread of the worker: hand the event on, do nothing else.
+        command: Starts a process that takes and gives the lines of `training_process`.
     """
 
-    def __init__(self, bench: Bench, on_event: Callable[[WorkEvent], None]) -> None:
+    def __init__(
+        self,
+        bench: Bench,
+        on_event: Callable[[WorkEvent], None],
+        *,
+        command: Sequence[str] = (sys.executable, "-m", f"{__package__}.training_process"),
+    ) -> None:
         self._bench = bench
         self._on_event = on_event
+        self._command = command
         self._lock = threading.RLock()
         self._process: subprocess.Popen[bytes] | None = None
+        self._leaving: subprocess.Popen[bytes] | None = None
         self._assignment: Assignment | None = None
         self._restarted = False
         self._usage = Usage()
@@ -78,18 +90,29 @@ class ProcessWorker:
             self._begin(assignment)
 
     def stop(self, task: str) -> None:
-        """Kills the process that works on the task."""
+        """Ends the process that works on the task: it writes down where it stands, or is killed."""
         with self._lock:
-            if self._assignment is not None and self._assignment.task.task == task:
-                self.close()
-
-    def close(self) -> None:
-        """Kills the process."""
-        with self._lock:
+            if self._assignment is None or self._assignment.task.task != task:
+                return
             process, self._process, self._assignment = self._process, None, None
         if process is not None:
-            process.kill()
-            process.wait()
+            process.terminate()
+            self._leaving = process
+            timer = threading.Timer(GRACE_SECONDS, process.kill)
+            timer.daemon = True
+            timer.start()
+
+    def close(self) -> None:
+        """Ends the process, at once unless it is writing down where it stands."""
+        with self._lock:
+            process, self._process, self._assignment = self._process, None, None
+        if self._leaving is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._leaving.wait(CLOSE_SECONDS)
+        for one in (process, self._leaving):
+            if one is not None:
+                one.kill()
+                one.wait()
 
     def _begin(self, assignment: Assignment) -> None:
         self._assignment = assignment
@@ -99,13 +122,15 @@ class ProcessWorker:
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
-            [sys.executable, "-m", f"{__package__}.training_process"],
+            self._command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             # One heap, and no pool of threads that multiply matrices in numpy: 10 MiB less.
             env=os.environ | {"MALLOC_ARENA_MAX": "1", "OPENBLAS_NUM_THREADS": "1"},
         )
-        threading.Thread(target=self._listen, args=(process,), name="training", daemon=True).start()
+        for task in (self._listen, _relay):
+            threading.Thread(target=task, args=(process,), name="training", daemon=True).start()
         self._tell(process, self._bench)
         return process
 
@@ -114,7 +139,8 @@ class ProcessWorker:
         try:
             process.stdin.write(msgspec.json.encode(line) + b"\n")
             process.stdin.flush()
-        except BrokenPipeError:
+        except (BrokenPipeError, ValueError):
+            # A closed file is a ValueError: the listener has seen the end before us.
             logger.debug("the training process has gone; its listener starts another one")
 
     def _listen(self, process: subprocess.Popen[bytes]) -> None:
@@ -156,3 +182,11 @@ class ProcessWorker:
             self._assignment = None
         how = f"with signal {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
         self._on_event(WorkFailed(assignment.task.task, f"The training process ended {how}."))
+
+
+def _relay(process: subprocess.Popen[bytes]) -> None:
+    """What the process and the libraries in it say on standard error goes into the agent's log."""
+    assert process.stderr is not None
+    with process.stderr:
+        for line in process.stderr:
+            logger.info("training: %s", line.decode(errors="replace").rstrip())

@@ -1,5 +1,6 @@
 """Releases on the device: checked, tried, swapped, and taken back."""
 
-from .store import Installed, ReleaseStore
+from .state import Installed, ReleaseState
+from .store import ReleaseStore
 
-__all__ = ["Installed", "ReleaseStore"]
+__all__ = ["Installed", "ReleaseState", "ReleaseStore"]

@@ -10,15 +10,19 @@ from pathlib import Path
 from ...errors import HedgerowError
 from ...protocol.blobs import BlobStore
 from ...protocol.messages import BlobReference, Scalar
+from ...protocol.signatures import verify_manifest
 from ..config import AgentConfig
-from ..session.events import ReleaseInstalled, ReleaseJudged, ReleaseRefused
+from ..sample_count import count_samples
+from ..session.events import ReleaseChanged, ReleaseInstalled, ReleaseJudged, ReleaseRefused
 from .store import ReleaseStore
+
+Event = ReleaseInstalled | ReleaseRefused | ReleaseChanged
 
 logger = logging.getLogger(__name__)
 
 
 class Installer:
-    """Judges and installs the releases that a channel offers.
+    """Judges and installs the releases that a channel offers, and watches over the one that serves.
 
     Args:
         config: The agent's.
@@ -26,21 +30,33 @@ class Installer:
         on_event: Called in the installing thread: hand the event on, do nothing else.
     """
 
-    def __init__(
-        self,
-        config: AgentConfig,
-        blobs: BlobStore,
-        on_event: Callable[[ReleaseInstalled | ReleaseRefused], None],
-    ) -> None:
+    def __init__(self, config: AgentConfig, blobs: BlobStore, on_event: Callable[[Event], None]) -> None:
+        self._device = config.device
+        self._samples = Path(config.samples)
+        self._samples_at_least = config.accuracy_samples
         self._store = ReleaseStore.of_device(config)
         self._blobs = blobs
         self._on_event = on_event
+        self._refused = ""
+        self._busy = threading.Lock()
+        self._told = self._store.state()
+        self._measured = count_samples(self._samples, "test")
+        # Killed between the swap and saying so, the last agent left programs with the release before.
+        self._store.state_file.announce()
 
-    def judge(self, signed: bytes) -> ReleaseJudged | ReleaseRefused:
-        """Whether the release may run here, and the blobs that are its files."""
+    def judge(self, signed: bytes) -> ReleaseJudged | ReleaseRefused | None:
+        """Whether the release may run here, and the blobs of its files; None if it is not for us now."""
         try:
+            manifest = verify_manifest(signed, self._store.keys)
+            current = self._store.state().current
+            if current is not None and current.release == manifest.release:
+                return None
+            if not manifest.reaches(self._device):
+                logger.info("%s has not reached this device yet", manifest.release)
+                return None
             _, files = self._store.check(signed)
         except HedgerowError as error:
+            self._refused = error.args[0]
             return ReleaseRefused(signed, error.args[0])
         return ReleaseJudged(signed, tuple(BlobReference(sha256=f.sha256, size=f.size) for f in files))
 
@@ -48,20 +64,52 @@ class Installer:
         """Begins to install a release whose blobs are all here; the self-test takes a while."""
         threading.Thread(target=self._install, args=(signed,), name="installer", daemon=True).start()
 
-    def report(self) -> dict[str, Scalar]:
-        """What serves, and what was refused last, for the device's state."""
+    def watch(self) -> None:
+        """Looks for what other programs did to the releases; measures again when enough samples have come."""
         state = self._store.state()
-        refused = [f"{release}: {reason}" for release, reason in state.refused.items()]
-        return {
-            "release": state.current.release if state.current is not None else "",
-            "release_refused": refused[-1] if refused else "",
+        if state != self._told:
+            self._told = state
+            self._on_event(ReleaseChanged())
+        tests = count_samples(self._samples, "test")
+        grown = tests >= max(self._samples_at_least, self._measured + max(self._measured // 4, 1))
+        if state.current is not None and grown and self._busy.acquire(blocking=False):
+            self._measured = tests
+            threading.Thread(target=self._recheck, name="accuracy", daemon=True).start()
+
+    def report(self) -> dict[str, Scalar]:
+        """What serves and where, how well, and what was refused last, for the device's state."""
+        state = self._store.state()
+        current = state.current
+        failed = [f"{release}: {reason}" for release, reason in state.refused.items()]
+        report: dict[str, Scalar] = {
+            "release": current.release if current is not None else "",
+            "release_refused": self._refused or (failed[-1] if failed else ""),
+            "accelerator": current.accelerator if current is not None else "",
         }
+        if current is not None and current.cpu_because:
+            report["cpu_because"] = current.cpu_because
+        if current is not None and current.accuracy is not None:
+            report["release_accuracy"] = round(current.accuracy, 4)
+        return report
 
     def _install(self, signed: bytes) -> None:
         try:
-            _, files = self._store.check(signed)
-            sources: dict[str, Path] = {file.name: self._blobs.path(file.sha256) for file in files}
-            self._on_event(ReleaseInstalled(signed, self._store.install(signed, sources).release))
+            with self._busy:
+                _, files = self._store.check(signed)
+                sources: dict[str, Path] = {file.name: self._blobs.path(file.sha256) for file in files}
+                installed = self._store.install(signed, sources)
+            self._refused = ""
+            self._told = self._store.state()
+            self._on_event(ReleaseInstalled(signed, installed.release))
         except (HedgerowError, OSError) as error:
             logger.warning("%s", error)
             self._on_event(ReleaseRefused(signed, str(error)))
+
+    def _recheck(self) -> None:
+        """The lock was taken by `watch`."""
+        try:
+            self._store.recheck()
+        except (HedgerowError, OSError) as error:
+            logger.warning("the accuracy of the release cannot be measured: %s", error)
+        finally:
+            self._busy.release()

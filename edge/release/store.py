@@ -1,16 +1,14 @@
-"""The releases on this device: which one serves, which one served before, and what was refused.
-
-`current.json` is the one thing that says what serves. It is replaced as a whole, after every file it names is
-on disk, so that at any moment, also after a crash, it names a release that was verified and passed its test.
-"""
+"""The releases on this device: verified, tried, swapped, and taken back."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -18,51 +16,41 @@ import msgspec
 
 from ... import __version__
 from ...errors import HedgerowError, ManifestError, RefusedReleaseError
+from ...hardware import targets
+from ...hardware.delegates import delegate_for
 from ...protocol import manifest as manifests
 from ...protocol.blobs import write_durably
-from ...protocol.manifest import Kind, Manifest, ModelFile
+from ...protocol.manifest import SERVING_KINDS, Kind, Manifest, ModelFile
 from ...protocol.signatures import VerifyKey, verify_manifest
 from ..config import AgentConfig
-from .self_test import GOLDEN_KIND, run_self_test
+from .state import PASSED_NAME, Installed, ReleaseState, StateFile
+from .trial import Trial, Verdict, hold
 
-REFUSED_AT_MOST = 32
+GOLDEN_KIND: Kind = "golden"
 TRIALS_AT_MOST = 3
-# The first kind that a release has serves; files of dynamic range are wrong on tflite-runtime 2.14.
-SERVING_KINDS: tuple[Kind, ...] = ("int8", "int16x8", "float32", "float16")
+Change = Callable[[ReleaseState], ReleaseState]
+logger = logging.getLogger(__name__)
 
 
-class Installed(msgspec.Struct, frozen=True, kw_only=True):
-    """A release on disk that has passed its self-test.
-
-    Args:
-        release: Its name and version, also its folder.
-        version: `MAJOR.MINOR.PATCH`.
-        model: The model file that serves.
-        proven: A program on this device has predicted with it.
-        trials: Programs that began to use it before one succeeded.
-    """
-
-    release: str
-    version: str
-    model: ModelFile
-    proven: bool = False
-    trials: int = 0
-
-
-class ReleaseState(msgspec.Struct, frozen=True, kw_only=True):
-    """What `current.json` says.
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The files of a release that this device needs.
 
     Args:
-        current: What serves.
-        previous: What served before, kept to fall back to.
-        highest: The highest version that was ever installed; lower ones are refused.
-        refused: Releases that failed here, and why.
+        cpu: What its CPU runs, if the release has it.
+        accelerated: What its accelerator runs, if it has one and the release has it.
+        golden: The golden vectors.
     """
 
-    current: Installed | None = None
-    previous: Installed | None = None
-    highest: str = "0.0.0"
-    refused: dict[str, str] = {}
+    cpu: ModelFile | None
+    accelerated: ModelFile | None
+    golden: ModelFile
+
+    @property
+    def files(self) -> tuple[ModelFile, ...]:
+        """Each file once, the one that should serve first."""
+        chosen = (self.accelerated, self.cpu, self.golden)
+        return tuple({file.name: file for file in chosen if file is not None}.values())
 
 
 class ReleaseStore:
@@ -71,19 +59,28 @@ class ReleaseStore:
     Args:
         folder: Made if missing.
         keys: Whose signatures count.
-        target: The chip that compiled files are for, besides the CPU; empty without one.
+        trial: How files are tried on this device; its model and golden vectors are filled in.
         limit_mib: Larger releases are refused.
+        accuracy_floor: A release that answers the device's own test samples worse is refused, whatever its
+            manifest says.
     """
 
     def __init__(
-        self, folder: Path, keys: tuple[VerifyKey, ...], *, target: str = "", limit_mib: int = 256
+        self,
+        folder: Path,
+        keys: tuple[VerifyKey, ...],
+        *,
+        trial: Trial | None = None,
+        limit_mib: int = 256,
+        accuracy_floor: float = 0.0,
     ) -> None:
-        self._folder = folder
-        self._keys = keys
-        self._target = target
-        self._limit_bytes = limit_mib << 20
-        self.state_path = folder / "current.json"
         folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self.keys = keys
+        self._trial = trial or Trial(model="")
+        self._limit_bytes = limit_mib << 20
+        self._accuracy_floor = accuracy_floor
+        self.state_file = StateFile(folder)
 
     @classmethod
     def of_device(cls, config: AgentConfig) -> Self:
@@ -93,24 +90,37 @@ class ReleaseStore:
             SignatureError: The key that it names cannot be read.
         """
         keys = (VerifyKey.read(config.release_key),) if config.release_key else ()
-        folder = Path(config.folder) / "releases"
-        return cls(folder, keys, target=config.target, limit_mib=config.blob_limit_mib)
+        trial = Trial(
+            model="",
+            runtime=config.runtime,
+            num_threads=config.num_threads,
+            target=config.target,
+            library=config.delegate,
+            samples=config.samples,
+            sampling=config.sampling,
+            samples_at_least=config.accuracy_samples,
+        )
+        return cls(
+            Path(config.folder) / "releases",
+            keys,
+            trial=trial,
+            limit_mib=config.blob_limit_mib,
+            accuracy_floor=config.accuracy_floor,
+        )
 
     def state(self) -> ReleaseState:
         """What serves now."""
-        try:
-            return msgspec.json.decode(self.state_path.read_bytes(), type=ReleaseState)
-        except FileNotFoundError:
-            return ReleaseState()
+        return self.state_file.read()
 
-    def path(self, installed: Installed) -> Path:
-        """The model file of an installed release, its digest checked.
+    def path(self, installed: Installed, file: ModelFile | None = None) -> Path:
+        """A file of an installed release, by default the one that serves, its digest checked.
 
         Raises:
             ManifestError: The disk has lost or changed it.
         """
-        path = self._folder / installed.release / installed.model.name
-        manifests.check_file(path, installed.model)
+        file = file or installed.model
+        path = self._folder / installed.release / file.name
+        manifests.check_file(path, file)
         return path
 
     def check(self, signed: bytes) -> tuple[Manifest, tuple[ModelFile, ...]]:
@@ -122,21 +132,21 @@ class ReleaseStore:
             RefusedReleaseError: It is not newer than what was here, was refused before, is too large, or
                 needs a newer agent.
         """
-        manifest = verify_manifest(signed, self._keys)
+        manifest = verify_manifest(signed, self.keys)
         state = self.state()
+        if manifest.release in state.refused:
+            reason = state.refused[manifest.release]
+            raise RefusedReleaseError(f"{manifest.release} was refused before: {reason}")
         if not manifests.is_newer(manifest.version, state.highest):
             raise RefusedReleaseError(
                 f"Expected a version above {state.highest}, received {manifest.version}: versions only go up."
             )
-        if manifest.release in state.refused:
-            reason = state.refused[manifest.release]
-            raise RefusedReleaseError(f"{manifest.release} was refused before: {reason}")
         if manifests.is_newer(manifest.minimum_agent, __version__):
             raise RefusedReleaseError(
                 f"Expected a release for agent {__version__}, received one for {manifest.minimum_agent}.",
                 remedy="Update the agent.",
             )
-        files = (self._serving_file(manifest), manifest.file(GOLDEN_KIND))
+        files = self._choose(manifest).files
         size = sum(file.size for file in files)
         if size > self._limit_bytes:
             raise RefusedReleaseError(
@@ -156,7 +166,7 @@ class ReleaseStore:
                 serves, and the release is not tried again.
             OSError: The disk failed; nothing has changed.
         """
-        with self._locked():
+        with self._locked("install.lock"):
             manifest, files = self.check(signed)
             folder = self._folder / manifest.release
             try:
@@ -165,98 +175,192 @@ class ReleaseStore:
                     write_durably(folder / file.name, sources[file.name].read_bytes())
                     manifests.check_file(folder / file.name, file)
                 write_durably(folder / "manifest.json", signed)
-                serving, golden = files
-                run_self_test(folder / serving.name, folder / golden.name)
+                installed = self._try(manifest, folder)
+                write_durably(folder / PASSED_NAME, msgspec.json.encode(installed))
             except HedgerowError as error:
                 shutil.rmtree(folder, ignore_errors=True)
-                self._refuse(manifest.release, error.args[0])
+                reason = str(error.args[0])
+                self._change(lambda state: state.refusing(manifest.release, reason))
                 raise
-            installed = Installed(release=manifest.release, version=manifest.version, model=serving)
-            before = self.state()
-            self._write(
-                ReleaseState(
-                    current=installed,
-                    previous=before.current,
-                    highest=manifest.version,
-                    refused=before.refused,
-                )
-            )
-            self._remove_others()
+            self._remove_others(self._change(lambda state: state.replaced_by(installed)))
             return installed
+
+    def recheck(self) -> ReleaseState:
+        """Measures the release that serves on the samples of today.
+
+        It falls back from one that has become too bad for its floor, if there is one to fall back to.
+
+        Raises:
+            HedgerowError: It cannot be measured.
+        """
+        state = self.state()
+        current = state.current
+        if current is None:
+            return state
+        path = self.path(current)
+        verdict = hold(_on(self._trial, current.accelerator, path), path.name)
+
+        def measured(state: ReleaseState) -> ReleaseState:
+            if state.current is None or state.current.release != current.release:
+                return state
+            now = msgspec.structs.replace(state.current, accuracy=verdict.accuracy)
+            state = msgspec.structs.replace(state, current=now)
+            failure = self._below_floor(verdict, now.floor)
+            return state.fallen_back(failure) if failure and state.previous is not None else state
+
+        return self._change(measured)
 
     def begin_trial(self, installed: Installed) -> Installed | None:
         """A program begins to use the release; the one to use instead when too many never got further.
 
         A file that takes the whole process down leaves nobody to report it, but it leaves its trials.
         """
-        with self._locked():
-            state = self.state()
-            if state.current is None or state.current.release != installed.release or state.current.proven:
-                return state.current
-            if state.current.trials >= TRIALS_AT_MOST:
-                return self._fall_back(f"{TRIALS_AT_MOST} programs ended while they began to use it.")
-            self._write(
-                msgspec.structs.replace(
-                    state,
-                    current=msgspec.structs.replace(state.current, trials=state.current.trials + 1),
-                )
-            )
-            return installed
+
+        def begun(state: ReleaseState) -> ReleaseState:
+            current = state.current
+            if current is None or current.release != installed.release or current.proven:
+                return state
+            if current.trials >= TRIALS_AT_MOST:
+                return state.fallen_back(f"{TRIALS_AT_MOST} programs ended while they began to use it.")
+            current = msgspec.structs.replace(current, trials=current.trials + 1)
+            return msgspec.structs.replace(state, current=current)
+
+        now = self._change(begun).current
+        return installed if now is not None and now.release == installed.release else now
 
     def prove(self, installed: Installed) -> None:
         """A program has predicted with the release."""
-        with self._locked():
-            state = self.state()
-            if state.current is not None and state.current.release == installed.release:
-                proven = msgspec.structs.replace(state.current, proven=True)
-                self._write(msgspec.structs.replace(state, current=proven))
+
+        def proven(state: ReleaseState) -> ReleaseState:
+            if state.current is None or state.current.release != installed.release:
+                return state
+            return msgspec.structs.replace(state, current=msgspec.structs.replace(state.current, proven=True))
+
+        self._change(proven)
+
+    def use_cpu(self, installed: Installed, reason: str) -> Installed | None:
+        """The accelerator has gone: the CPU's file of the release serves from now on, if it has one."""
+
+        def slower(state: ReleaseState) -> ReleaseState:
+            if state.current is None or state.current.release != installed.release:
+                return state
+            return msgspec.structs.replace(state, current=_on_cpu(state.current, reason))
+
+        return self._change(slower).current if installed.fallback is not None else None
 
     def fall_back(self, failed: Installed, reason: str) -> Installed | None:
         """Takes a release out of service, for good; the one before serves again, if there is one."""
-        with self._locked():
-            state = self.state()
+
+        def fallen(state: ReleaseState) -> ReleaseState:
             if state.current is None or state.current.release != failed.release:
-                return state.current
-            return self._fall_back(reason)
+                return state
+            return state.fallen_back(reason)
 
-    def _fall_back(self, reason: str) -> Installed | None:
-        state = self.state()
-        assert state.current is not None
-        self._write(ReleaseState(current=state.previous, highest=state.highest, refused=state.refused))
-        self._refuse(state.current.release, reason)
-        return state.previous
+        return self._change(fallen).current
 
-    def _refuse(self, release: str, reason: str) -> None:
-        state = self.state()
-        refused = dict([*state.refused.items(), (release, reason[:500])][-REFUSED_AT_MOST:])
-        self._write(msgspec.structs.replace(state, refused=refused))
-
-    def _write(self, state: ReleaseState) -> None:
-        write_durably(self.state_path, msgspec.json.encode(state))
-
-    def _serving_file(self, manifest: Manifest) -> ModelFile:
-        if self._target:
-            with contextlib.suppress(ManifestError):
-                return manifest.file("compiled", target=self._target)
+    def _choose(self, manifest: Manifest) -> Choice:
+        """Which files this device needs; its accelerator is `hardware.delegates`'s affair."""
+        target = self._trial.target
+        cpu: ModelFile | None = None
         for kind in SERVING_KINDS:
             with contextlib.suppress(ManifestError):
-                return manifest.file(kind)
-        held = sorted({file.kind for file in manifest.files})
-        raise ManifestError(f"Expected one of the kinds {', '.join(SERVING_KINDS)}, received only {held}.")
+                cpu = manifest.file(kind)
+                break
+        accelerated = None
+        if target:
+            with contextlib.suppress(ManifestError):
+                accelerated = manifest.file("compiled", target=target)
+            if accelerated is None and delegate_for(target, library=self._trial.library) is not None:
+                accelerated = cpu
+        if cpu is None and accelerated is None:
+            held = sorted({file.kind for file in manifest.files})
+            expected = ", ".join(SERVING_KINDS)
+            raise ManifestError(f"Expected one of the kinds {expected}, received only {held}.")
+        return Choice(cpu, accelerated, manifest.file(GOLDEN_KIND))
 
-    def _remove_others(self) -> None:
+    def _try(self, manifest: Manifest, folder: Path) -> Installed:
+        """Tries the accelerator's file first, then the CPU's."""
+        choice, because = self._choose(manifest), _no_delegate(self._trial.target)
+        installed = Installed(
+            release=manifest.release,
+            version=manifest.version,
+            model=choice.files[0],
+            fallback=choice.cpu if choice.accelerated is not None else None,
+            accelerator=self._trial.target if choice.accelerated is not None else "",
+            floor=manifest.accuracy_floor,
+        )
+        trial = msgspec.structs.replace(
+            self._trial,
+            golden=str(folder / choice.golden.name),
+            answers=tuple(file.name for file in (choice.accelerated, choice.cpu) if file is not None),
+        )
+        if choice.accelerated is not None:
+            try:
+                return self._passed(installed, trial, folder)
+            except RefusedReleaseError as error:
+                if choice.cpu is None:
+                    raise
+                because = error.args[0]
+                logger.warning("%s does not run %s: %s", trial.target, manifest.release, because)
+        return self._passed(_on_cpu(installed, because), trial, folder)
+
+    def _passed(self, installed: Installed, trial: Trial, folder: Path) -> Installed:
+        path = folder / installed.model.name
+        verdict = hold(_on(trial, installed.accelerator, path), path.name)
+        if failure := self._below_floor(verdict, installed.floor):
+            raise RefusedReleaseError(failure)
+        return msgspec.structs.replace(installed, accuracy=verdict.accuracy)
+
+    def _below_floor(self, verdict: Verdict, floor: float) -> str:
+        floor = max(floor, self._accuracy_floor)
+        if verdict.accuracy is None or verdict.accuracy >= floor:
+            return ""
+        return (
+            f"Expected an accuracy of at least {floor:g} on this device's own {verdict.examples} test "
+            f"samples, received {verdict.accuracy:.3g}."
+        )
+
+    def _change(self, change: Change) -> ReleaseState:
+        """Changes what `current.json` says, undisturbed by other processes."""
+        with self._locked("lock"):
+            before = self.state()
+            after = change(before)
+            if after != before:
+                self.state_file.write(after)
+            return after
+
+    def _remove_others(self, state: ReleaseState) -> None:
         """Removes every release but the two that may serve; a program that has one mapped keeps its bytes."""
-        state = self.state()
         kept = {one.release for one in (state.current, state.previous) if one is not None}
         for path in self._folder.iterdir():
             if path.is_dir() and path.name not in kept:
                 shutil.rmtree(path, ignore_errors=True)
 
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        handle = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    def _locked(self, name: str) -> Iterator[None]:
+        handle = os.open(self._folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield
         finally:
             os.close(handle)
+
+
+def _on(trial: Trial, accelerator: str, model: Path) -> Trial:
+    """The trial of a file on the accelerator, or, where that is empty, on the CPU."""
+    library = trial.library if accelerator else ""
+    return msgspec.structs.replace(trial, model=str(model), target=accelerator, library=library)
+
+
+def _on_cpu(installed: Installed, reason: str) -> Installed:
+    model = installed.fallback or installed.model
+    return msgspec.structs.replace(
+        installed, model=model, fallback=None, accelerator="", cpu_because=reason[:500]
+    )
+
+
+def _no_delegate(target: str) -> str:
+    """Why a target with an accelerator runs on the CPU when we know of no delegate for it."""
+    if not target or targets.load(target).accelerator is None:
+        return ""
+    return f"No delegate is known for {target}: name one as `delegate` in agent.toml."

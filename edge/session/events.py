@@ -11,6 +11,7 @@ from ...protocol.messages import (
     BlobReference,
     ChunkHeader,
     CoordinatorState,
+    DeviceState,
     DownMessage,
     Task,
     UpMessage,
@@ -59,6 +60,13 @@ class Heard:
     """The coordinator said something."""
 
     message: CoordinatorState | DownMessage
+
+
+@dataclass(frozen=True, slots=True)
+class OwnStateHeard:
+    """The broker sent the state on this device's own topic: ours, our predecessor's, or a twin's."""
+
+    state: DeviceState
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +179,11 @@ class ReleaseRefused:
 
 
 @dataclass(frozen=True, slots=True)
+class ReleaseChanged:
+    """Another release serves, or it does so differently, and nobody asked us."""
+
+
+@dataclass(frozen=True, slots=True)
 class StopAsked:
     """The agent is to end in good order."""
 
@@ -180,6 +193,7 @@ Event = (
     | LinkUp
     | LinkDown
     | Heard
+    | OwnStateHeard
     | ChunkCame
     | LookedUp
     | ChunkKept
@@ -194,6 +208,7 @@ Event = (
     | ReleaseJudged
     | ReleaseInstalled
     | ReleaseRefused
+    | ReleaseChanged
     | StopAsked
 )
 
@@ -214,12 +229,14 @@ class Announce:
         counter: Of this message.
         epoch: The coordinator's, as last seen.
         tasks: Unfinished and unsettled tasks.
+        twin: What is known of another agent with this device's id; empty: nothing.
     """
 
     online: bool
     counter: int
     epoch: int
     tasks: tuple[str, ...]
+    twin: str = ""
 
 
 @dataclass(frozen=True, slots=True)

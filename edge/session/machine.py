@@ -14,7 +14,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...protocol import messages
-from ...protocol.messages import Cancel, CoordinatorState, DownMessage, Grant, Settled, Task, kind_of
+from ...protocol.messages import (
+    Cancel,
+    CoordinatorState,
+    DeviceState,
+    DownMessage,
+    Grant,
+    Settled,
+    Task,
+    kind_of,
+)
 from . import events
 from .delivery import granted, introduce, repeat_updates, say_update, spooled
 from .events import Action, Event
@@ -31,6 +40,7 @@ from .releasing import (
 from .state import Session
 from .tasks import PROBE_SECONDS, end, give_up, take
 from .turn import Turn
+from .twin import hear_own_state, twin_of
 
 SEEN_AT_MOST = 256
 
@@ -49,6 +59,8 @@ def step(session: Session, event: Event) -> tuple[Session, tuple[Action, ...]]:
                 _hear_state(turn, message)
             elif _is_new(turn, message):
                 _hear(turn, message)
+        case events.OwnStateHeard(state=state):
+            _hear_own_state(turn, state)
         case events.ChunkCame():
             came(turn, event)
             release_came(turn, event)
@@ -61,6 +73,8 @@ def step(session: Session, event: Event) -> tuple[Session, tuple[Action, ...]]:
             judged(turn, event)
         case events.ReleaseInstalled() | events.ReleaseRefused():
             ended(turn, event)
+        case events.ReleaseChanged():
+            turn.announce()
         case events.WorkProgressed() | events.WorkFinished() | events.WorkFailed():
             _work(turn, event)
         case events.Spooled() | events.SpoolBroken():
@@ -87,8 +101,12 @@ def _turn_link(turn: Turn, event: events.LinkUp | events.LinkDown | events.StopA
     session = turn.session
     match event:
         case events.LinkUp():
-            turn.change(connected=True, confirmed=False)
-            home: tuple[str, ...] = (session.topics.coordinator, session.topics.down(session.device, "+"))
+            turn.change(connected=True, confirmed=False, connections=session.connections + 1)
+            home: tuple[str, ...] = (
+                session.topics.coordinator,
+                session.topics.down(session.device, "+"),
+                session.topics.state(session.device),
+            )
             if session.channel:
                 home = (*home, session.topics.release(session.channel))
             turn.do(events.Subscribe(home))
@@ -107,6 +125,15 @@ def _turn_link(turn: Turn, event: events.LinkUp | events.LinkDown | events.StopA
                 turn.do(events.StopWork(session.job.task.task))
             turn.announce(online=False)
             turn.change(job=None, queue=(), connected=False)
+
+
+def _hear_own_state(turn: Turn, state: DeviceState) -> None:
+    before = twin_of(turn.session)
+    turn.session = hear_own_state(turn.session, state)
+    twin = twin_of(turn.session)
+    if twin != before:
+        turn.note(f"{twin}: give each device an id of its own")
+        turn.announce()
 
 
 def _hear_state(turn: Turn, state: CoordinatorState) -> None:

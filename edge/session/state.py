@@ -84,6 +84,10 @@ class Session:
         waits_for: What keeps the device from working on the task in hand.
         probe_at: When to look again whether it may work.
         channel: Whose releases the device runs; empty: none.
+        instance: Tells this start of the agent from every other, also on another machine.
+        connections: How often the broker has accepted us.
+        twin: What is known of another agent with this device's id.
+        twin_until: Until when that is told.
         incoming: The release that is being fetched.
     """
 
@@ -105,6 +109,10 @@ class Session:
     waits_for: tuple[str, ...] = ()
     probe_at: float = float("-inf")
     channel: str = ""
+    instance: str = ""
+    connections: int = 0
+    twin: str = ""
+    twin_until: float = float("-inf")
     incoming: Incoming | None = None
 
     @classmethod
@@ -118,6 +126,7 @@ class Session:
         over: Iterable[str] = (),
         blob_limit_bytes: int = messages.BLOB_LIMIT_BYTES,
         channel: str = "",
+        instance: str = "",
     ) -> Session:
         """The session of an agent that has just started, from what its disk remembers."""
         held = tuple(Held(result, float("-inf")) for result in results)
@@ -129,6 +138,7 @@ class Session:
             held=held,
             over=tuple(over)[-OVER_AT_MOST:],
             channel=channel,
+            instance=instance,
         )
 
     @property

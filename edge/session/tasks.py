@@ -17,7 +17,10 @@ REASON_CHARACTERS = 2000
 
 
 def take(turn: Turn, task: Task) -> None:
-    """Queues a task; unfinished ones of earlier rounds give way. One that is here gets its time anew."""
+    """Queues a task; unfinished ones of earlier rounds give way. One that is here gets its time anew.
+
+    Messages of a Flower app stand side by side: only their coordinator knows which of them are over.
+    """
     session = turn.session
     deadline = session.now + task.deadline_seconds
     if session.job and session.job.task.task == task.task:
@@ -30,7 +33,8 @@ def take(turn: Turn, task: Task) -> None:
             )
         )
     else:
-        outdated = [job.task.task for job in session.jobs if job.task.round < task.round]
+        earlier = [job.task for job in session.jobs if job.task.round < task.round]
+        outdated = [other.task for other in earlier if other.flower is None or task.flower is None]
         turn.change(queue=(*session.queue, Job(task, deadline)))
         give_up(turn, outdated, f"A task of round {task.round} came.")
         begin(turn)

@@ -8,6 +8,7 @@ from typing import Any
 from . import events
 from .events import Action
 from .state import Session
+from .twin import twin_of
 
 
 class Turn:
@@ -37,7 +38,8 @@ class Turn:
         if self.session.connected:
             self.change(counter=self.session.counter + 1)
             session = self.session
-            self.do(events.Announce(online, session.counter, session.epoch, session.tasks))
+            twin = twin_of(session)
+            self.do(events.Announce(online, session.counter, session.epoch, session.tasks, twin))
 
     def note(self, text: str) -> None:
         """Adds a line to the log."""

@@ -110,7 +110,7 @@ def test_a_new_release_serves_from_the_next_call_on(
     assert state.previous is not None
     assert (state.current.proven, state.current.trials, state.previous.release) == (True, 1, "shapes-1.0.0")
     store.install(*publisher.release("1.2.0", "first"))
-    assert sorted(path.name for path in store.state_path.parent.glob("shapes*")) == [
+    assert sorted(path.name for path in store.state_file.path.parent.glob("shapes*")) == [
         "shapes-1.1.0",
         "shapes-1.2.0",
     ]

@@ -106,7 +106,13 @@ def test_a_connection_begins_with_subscriptions_and_a_birth() -> None:
     session = Session.restored(topics=TOPICS, device="d1", incarnation=3)
     session, actions = run(session, events.LinkUp())
     assert actions == [
-        events.Subscribe(("hedgerow/v1/farm/all/coordinator", "hedgerow/v1/farm/d/d1/down/+")),
+        events.Subscribe(
+            (
+                "hedgerow/v1/farm/all/coordinator",
+                "hedgerow/v1/farm/d/d1/down/+",
+                "hedgerow/v1/farm/d/d1/state",
+            )
+        ),
         events.Announce(online=True, counter=1, epoch=0, tasks=()),
     ]
 

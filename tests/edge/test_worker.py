@@ -92,8 +92,10 @@ def test_a_stopped_task_ends_at_once_and_says_nothing_more(desk: Desk) -> None:
     desk.wait(WorkProgressed)
     pid, begun = pid_of(worker), time.monotonic()
     worker.stop("t")
-    assert time.monotonic() - begun < 1.0
-    assert resident_mib(pid) == 0.0
+    assert time.monotonic() - begun < 0.1
+    while resident_mib(pid) > 0.0:
+        assert time.monotonic() - begun < 1.0
+        time.sleep(0.01)
     worker.stop("t")
     worker.start(desk.assignment("u"))
     assert desk.wait(WorkFinished).result.task == "u"
