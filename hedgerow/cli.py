@@ -9,7 +9,19 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from . import __version__, agent_cli, convert_cli, coordinator_cli, doctor_cli, train_cli
+from . import (
+    __version__,
+    agent_cli,
+    convert_cli,
+    coordinator_cli,
+    doctor_cli,
+    flower_cli,
+    hardware_cli,
+    release_cli,
+    split_cli,
+    train_cli,
+    zoo_cli,
+)
 from .errors import HedgerowError
 
 app = typer.Typer(
@@ -21,9 +33,14 @@ app = typer.Typer(
 )
 app.add_typer(coordinator_cli.app, name="coordinator")
 app.add_typer(agent_cli.app, name="agent")
+app.add_typer(flower_cli.app, name="flower")
+app.add_typer(release_cli.app, name="release")
 app.command()(doctor_cli.doctor)
 app.add_typer(train_cli.app)
+app.add_typer(zoo_cli.app, name="zoo")
+app.add_typer(split_cli.app)
 app.add_typer(convert_cli.app)
+app.add_typer(hardware_cli.app)
 
 
 def _print_version(wanted: bool) -> None:
@@ -43,7 +60,7 @@ def root(
 
 @app.command()
 def demo(
-    model: Annotated[str, typer.Option(help="digits-convnet, motion-lstm, ...")] = "digits-convnet",
+    model: Annotated[str, typer.Option(help="A classifier of `hedgerow zoo`.")] = "digits-convnet",
     devices: Annotated[
         int | None, typer.Option(help="How many; by default the model's number.", min=1)
     ] = None,

@@ -15,13 +15,24 @@ without a traceback, and leaves with the class's own exit code.
     │   └── UnsafeGraphError         a converted file that an old runtime would get wrong
     ├── DatasetError          a data set that is not installed, or examples that do not fit together
     ├── UnknownModelError     no model of that name in the zoo
+    ├── ZooError              a system of the zoo that does not go the whole way
     ├── QuantizationError     a model that a recipe cannot convert
     │   ├── UnsupportedLayerError    a layer without the arithmetic that the recipe asks for
+    │   ├── SourceError              a model that is not there, damaged, or of a kind that is not read
     │   ├── CalibrationError         examples that do not fit the model, or too few of them
+    │   │   ├── DataSourceError      data that are not there, damaged, or of a kind that is not read
+    │   │   ├── DataShapeError       examples of another shape than the model takes
+    │   │   ├── NotFiniteError       NaN or infinity in the examples
+    │   │   ├── LabelsError          answers that do not go with the examples, the model or the labels
+    │   │   └── EmptyClassError      a class without examples
+    │   ├── CustomOperatorError      a file with an operator that TFLite does not have
+    │   ├── VerificationError        a file that a target's runtime gets wrong
     │   ├── ConverterError           the converter failed or crashed
     │   ├── RecipeError              a recipe that is unknown
     │   └── GateError                no recipe kept the accuracy
     ├── ReleaseBuildError     a release that cannot be built
+    │   └── DiskError            the disk failed or is full
+    ├── PublicationError      a release that cannot be published, promoted or rolled back
     ├── TargetError           a target that is unknown or badly described
     ├── CompilerError         a compiler for an accelerator that is missing or failed
     ├── ManifestError         a release manifest that does not hold
@@ -29,6 +40,7 @@ without a traceback, and leaves with the class's own exit code.
     ├── RuntimeMissingError   no TFLite runtime in this process
     ├── ModelFileError        a .tflite file that cannot be read
     ├── InterpreterError      a runtime that refused to run a model
+    ├── DelegateError         an accelerator's delegate that is not there or refuses
     ├── TensorError           a tensor with a wrong name, shape or type
     ├── TrainingDataError     examples or labels that a trainable file cannot take
     ├── ProtocolError         what came over the wire, or is to go over it, does not fit
@@ -41,6 +53,8 @@ without a traceback, and leaves with the class's own exit code.
     ├── AgentConfigError      an agent.toml that cannot be used
     ├── SamplesError          the device's own samples cannot be trained on
     ├── SpoolError            the agent's state folder cannot be used
+    ├── AgentNotRunningError  nobody to ask: the device's agent does not run
+    ├── ServiceError          the agent cannot be made a service of this machine
     ├── RefusedReleaseError   a release that this device must not or cannot run
     ├── NoReleaseError        the device has no release to predict with
     ├── CoordinatorError      the coordinator cannot go on
@@ -49,6 +63,7 @@ without a traceback, and leaves with the class's own exit code.
     │   ├── StrategyError
     │   ├── NoUpdateError
     │   ├── UpdateError
+    │   ├── FlowerAppError
     │   └── CoordinatorConflictError
     └── DemoError             the demo cannot be run as asked
         ├── OutputFolderError
@@ -164,6 +179,20 @@ class SpoolError(HedgerowError):
     )
 
 
+class AgentNotRunningError(HedgerowError):
+    """The device's agent does not run, so that nobody does what it is asked."""
+
+    exit_code = 63
+    remedy = "Start it: `hedgerow agent run`, or `systemctl start hedgerow-agent-<device>`."
+
+
+class ServiceError(HedgerowError):
+    """The agent cannot be made a service of this machine."""
+
+    exit_code = 64
+    remedy = "Run it as root, or take the unit from --print and place it yourself."
+
+
 class RefusedReleaseError(HedgerowError):
     """A release must not or cannot run on this device; the one before goes on serving."""
 
@@ -241,6 +270,13 @@ class InterpreterError(HedgerowError):
     remedy = "Convert the model again with this version of Hedgerow."
 
 
+class DelegateError(HedgerowError):
+    """The library that runs models on an accelerator is not there, or refuses."""
+
+    exit_code = 46
+    remedy = "Install the accelerator's driver, or name its library as `delegate` in agent.toml."
+
+
 class TensorError(HedgerowError):
     """A tensor has a name, a shape or an element type that the file does not declare."""
 
@@ -304,6 +340,13 @@ class CoordinatorConflictError(CoordinatorError):
     remedy = "Stop the other one, or give this one a fleet and a folder of its own."
 
 
+class FlowerAppError(CoordinatorError):
+    """A Flower app cannot be loaded, has raised an error, or does not repeat itself after a restart."""
+
+    exit_code = 77
+    remedy = "Correct the app, and start it again: it goes on where it was; --fresh begins anew."
+
+
 class LossError(ModelError):
     """A loss or a metric is unknown, has a wrong hyperparameter, or does not fit the model's output."""
 
@@ -332,6 +375,13 @@ class UnknownModelError(HedgerowError):
     remedy = "Choose one of the names listed."
 
 
+class ZooError(HedgerowError):
+    """A system of the zoo does not go the whole way."""
+
+    exit_code = 27
+    remedy = "Run `hedgerow zoo verify` with its name alone, and look at the message of its row."
+
+
 class QuantizationError(HedgerowError):
     """A model cannot be converted with the recipe asked for."""
 
@@ -351,6 +401,62 @@ class CalibrationError(QuantizationError):
 
     exit_code = 32
     remedy = "Give at least 100 examples of the shape that the model takes, drawn like those it will see."
+
+
+class SourceError(QuantizationError):
+    """A model to convert is not there, is damaged or truncated, or is of a kind that is not read."""
+
+    exit_code = 37
+    remedy = "Name a .keras file, a SavedModel, a float .tflite, package.module:function or a zoo name."
+
+
+class DataSourceError(CalibrationError):
+    """The data are not there, are damaged or truncated, or are of a kind that is not read."""
+
+    exit_code = 90
+    remedy = "Give an .npz, a .csv, a .parquet, a folder of files by class, or package.module:function."
+
+
+class DataShapeError(CalibrationError):
+    """The examples have another shape than the model takes."""
+
+    exit_code = 91
+    remedy = "Bring the examples to the shape that the model takes; windows have --length steps."
+
+
+class NotFiniteError(CalibrationError):
+    """There is NaN or infinity in the examples."""
+
+    exit_code = 92
+    remedy = "Take these examples out, or fill the gaps in."
+
+
+class LabelsError(CalibrationError):
+    """The answers do not go with the examples, with the model's outputs or with the names of the classes."""
+
+    exit_code = 93
+    remedy = "Give one integer class from 0 per example, below the number of the model's outputs."
+
+
+class EmptyClassError(CalibrationError):
+    """A class has no examples."""
+
+    exit_code = 94
+    remedy = "Give examples of every class, or take the class out of the labels."
+
+
+class CustomOperatorError(QuantizationError):
+    """A model file has an operator that is not one of TFLite's own."""
+
+    exit_code = 38
+    remedy = "Replace the layer that it comes from, and make the file again."
+
+
+class VerificationError(QuantizationError):
+    """A file fails on a runtime that a target uses, or gives other numbers than the reference kernels."""
+
+    exit_code = 39
+    remedy = "Choose another recipe with --recipe, or leave the target out."
 
 
 class ConverterError(QuantizationError):
@@ -381,6 +487,13 @@ class ReleaseBuildError(HedgerowError):
     remedy = "Choose a higher version or an empty folder on a disk with space."
 
 
+class DiskError(ReleaseBuildError):
+    """The disk failed or is full; nothing of the release is left behind."""
+
+    exit_code = 95
+    remedy = "Make room, or choose a folder on another disk with --out."
+
+
 class TargetError(HedgerowError):
     """There is no target of that name, or its description is wrong."""
 
@@ -407,6 +520,13 @@ class SignatureError(HedgerowError):
 
     exit_code = 67
     remedy = "Trust only releases signed with your fleet's key; check that the device has its public half."
+
+
+class PublicationError(HedgerowError):
+    """A release cannot be published, promoted or rolled back."""
+
+    exit_code = 68
+    remedy = "`hedgerow release list` shows what each channel offers and offered before."
 
 
 class DemoError(HedgerowError):
