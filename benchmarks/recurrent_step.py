@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 BATCH, FEATURES, CLASSES = 16, 6, 7
+STEPS_A_TURN = 30
 FORMULATIONS = {"unrolled": 1 << 30, "blocks": 0}
 
 
@@ -137,7 +138,7 @@ def compare(units: int, steps: int, files: dict[str, Path], rounds: int) -> dict
     times: dict[str, list[float]] = {name: [] for name in processes}
     for _ in range(rounds):
         for name, process in processes.items():
-            process.stdin.write("8\n")
+            process.stdin.write(f"{STEPS_A_TURN}\n")
             process.stdin.flush()
             times[name].extend(map(float, process.stdout.readline().split()))
     for process in processes.values():

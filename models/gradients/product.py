@@ -9,13 +9,25 @@ from .registry import gradient, lowering, native
 native("BatchMatMulV2", "Einsum", family="product", note="products with the transposed operand")
 
 
-@lowering("MatMul", note="at rank 3: of a rectified product of rank 2 the converter loses the rectifier")
-def matrix_product(op: tf.Operation, training: bool) -> tf.Tensor | None:
-    """Products with constants, which become FULLY_CONNECTED, stay."""
+# What the converter fuses into a product, and what it looks through on the way.
+_FUSED = ("Relu", "Relu6", "Maximum", "Minimum", "ClipByValue")
+_TRANSPARENT = ("Identity", "Reshape", "Squeeze", "ExpandDims")
+
+
+@lowering("MatMul", note="if rectified, at rank 3: at rank 2 the converter would lose the rectifier")
+def rectified_product(op: tf.Operation, training: bool) -> tf.Tensor | None:
+    """Products with constants, which stay FULLY_CONNECTED, keep what is fused into them."""
     a, b = op.inputs
-    if b.op.type == "Const":
+    if b.op.type == "Const" or not _is_rectified(op.outputs[0]):
         return None
     return batched(a, b, transpose_a=op.get_attr("transpose_a"), transpose_b=op.get_attr("transpose_b"))
+
+
+def _is_rectified(x: tf.Tensor) -> bool:
+    return any(
+        consumer.type in _FUSED or (consumer.type in _TRANSPARENT and _is_rectified(consumer.outputs[0]))
+        for consumer in x.consumers()
+    )
 
 
 @gradient("MatMul", note="products with the transposed operand, at rank 3 where the second is transposed")
