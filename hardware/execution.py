@@ -131,8 +131,8 @@ def _spec(graph: Graph, place: int) -> TensorSpec:
     tensor: GraphTensor = graph.tensors[place]
     if tensor.size_bytes > _LARGEST_BYTES:
         raise InterpreterError(
-            f"Expected inputs and outputs of at most {_LARGEST_BYTES >> 20} MiB, received {list(tensor.shape)} "
-            f"of {tensor.dtype}.",
+            f"Expected inputs and outputs of at most {_LARGEST_BYTES >> 20} MiB, received "
+            f"{tensor.dtype}{list(tensor.shape)}.",
             remedy="Check that the file is not damaged.",
         )
     try:

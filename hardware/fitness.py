@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import msgspec
+
 from ..errors import CompilerError, HedgerowError, InterpreterError
 from . import advice, compilers, execution, micro, vela, verification
 from .compilation import Compilation
@@ -203,7 +205,7 @@ def _compiled(found: Fitness, path: Path, model: ModelGraphs) -> Fitness:
     activations = report.activations_kib
     return replace(
         found,
-        placements=_as_compiled(found.placements, report, accelerator.name),
+        placements=_as_compiled(found, report, model),
         weights_kib=report.weights_kib,
         activations_kib=found.activations_kib if activations is None else activations,
         compiled=report,
@@ -218,17 +220,17 @@ def _compiled_already(found: Fitness, path: Path, accelerator: Accelerator) -> F
     return replace(found, notes=("It has custom operators, as compiled files do: it is not compiled again.",))
 
 
-def _as_compiled(
-    placements: tuple[Placement, ...], report: Compilation, accelerator: str
-) -> tuple[Placement, ...]:
+def _as_compiled(found: Fitness, report: Compilation, model: ModelGraphs) -> tuple[Placement, ...]:
     """The placements that the compiler made instead of those of the rules."""
-    left = {(found.operator, found.tensor): found.reason for found in report.cpu_operators}
-    renamed = []
-    for placement in placements:
-        reason = left.get((placement.operator.name, placement.tensor))
-        where = accelerator if reason is None else "CPU"
-        renamed.append(replace(placement, where=where, reason=reason or ""))
-    return tuple(renamed)
+    assert found.target.accelerator is not None
+    left = {(one.operator, one.tensor): one.reason for one in report.cpu_operators}
+    without = msgspec.structs.replace(found.target, accelerator=None)
+    placements = []
+    for one, on_cpu in zip(found.placements, place(model, without, (model.inference,)), strict=True):
+        reason = left.get((one.operator.name, one.tensor))
+        where = found.target.accelerator.name if reason is None else on_cpu.where
+        placements.append(replace(one, where=where, reason=reason or ""))
+    return tuple(placements)
 
 
 def _on_runtime(found: Fitness, path: Path, model: ModelGraphs) -> Fitness:

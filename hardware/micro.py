@@ -62,11 +62,15 @@ def measure(path: str | Path) -> Arena:
     """
     path = Path(path)
     graph = read_graphs(path).graphs[0]
+    taken = [graph.tensors[place] for place in graph.inputs]
+    size = sum(tensor.size_bytes for tensor in taken)
+    if size > _LARGEST_BYTES:
+        raise _error(
+            f"TFLite Micro cannot run {path.name!r}: its inputs take {size:,} bytes.", words="too large"
+        )
     try:
-        zeros = [
-            np.zeros([abs(n) for n in graph.tensors[i].shape], graph.tensors[i].dtype) for i in graph.inputs
-        ]
-    except (TypeError, ValueError, MemoryError) as error:
+        zeros = [np.zeros([abs(n) for n in tensor.shape], tensor.dtype) for tensor in taken]
+    except TypeError as error:
         raise _error(f"TFLite Micro cannot run {path.name!r}: {error}.", words=str(error)) from error
     return _run(path, zeros)[0]
 

@@ -28,7 +28,8 @@ from hedgerow.hardware import (
     verification,
     xcore,
 )
-from hedgerow.hardware.graph import read_graphs
+from hedgerow.hardware.compilation import left_on_cpu
+from hedgerow.hardware.graph import Graph, GraphOperator, GraphTensor, read_graphs
 from hedgerow.quantization import Converter
 
 needs_micro = pytest.mark.skipif(
@@ -153,6 +154,27 @@ def test_a_runtime_that_refuses_a_file_is_an_error(tmp_path: Path, files: dict[s
     for runtime in execution.installed():
         with pytest.raises((InterpreterError, CompilerError, ModelFileError), match="cut"):
             execution.execute(cut, inputs, runtime=runtime)
+
+
+def test_what_a_compiler_left_is_found_by_name_and_size() -> None:
+    def graph(*operators: tuple[str, str, tuple[int, ...]]) -> Graph:
+        tensors = tuple(
+            GraphTensor(tensor, shape, "int8", (), (), False, False, 1) for _, tensor, shape in operators
+        )
+        made = tuple(GraphOperator(i, name, 1, (), (i,)) for i, (name, _, _) in enumerate(operators))
+        return Graph(tensors, made, (), ())
+
+    source = graph(
+        ("CONV_2D", "a", (-1, 4)),
+        ("CONV_2D", "b", (-1, 4)),
+        ("CONV_2D", "c", (-1, 8)),
+        ("SOFTMAX", "d", (-1, 8)),
+    )
+    compiled = graph(("CUSTOM:XC_conv", "K", (1, 4)), ("CONV_2D", "L", (1, 4)), ("SOFTMAX", "M", (1, 8)))
+    assert [one.tensor for one in left_on_cpu(source, compiled)] == ["a", "d"]
+    # What the compiler names comes first.
+    assert [one.tensor for one in left_on_cpu(source, compiled, named={"b"})] == ["b", "d"]
+    assert left_on_cpu(source, graph(("CUSTOM:XC_conv", "K", (1, 8)))) == ()
 
 
 def test_which_runtimes_verify_a_file() -> None:
