@@ -19,7 +19,16 @@ from .hardware.fitness import Fitness
 from .hardware.targets import Target
 from .hardware.verification import Verification
 from .protocol.signatures import SigningKey
-from .quantization import Converter, Gate, Release, Rung, build_release, recipes, release_folder
+from .quantization import (
+    Converter,
+    ConverterProcess,
+    Gate,
+    Release,
+    Rung,
+    build_release,
+    recipes,
+    release_folder,
+)
 from .quantization.gate import LADDER, ladder_of
 from .quantization.loading import Data, Examples, load_examples, load_model
 
@@ -96,15 +105,20 @@ def convert(
     return run_conversion(options, on_stage=on_stage)
 
 
-def run_conversion(options: ConversionOptions, *, on_stage: Say | None = None) -> Conversion:
-    """Converts a model: gate, release, verification and the check of every target; see :func:`convert`."""
+def run_conversion(
+    options: ConversionOptions, *, on_stage: Say | None = None, process: ConverterProcess | None = None
+) -> Conversion:
+    """Converts a model: gate, release, verification and the check of every target; see :func:`convert`.
+
+    A converter's process that was started before TensorFlow was imported here saves seconds; it is closed.
+    """
     say = on_stage or (lambda _: None)
     chosen_targets = [targets.load(name) for name in options.targets]
     for recipe in options.recipes:
         recipes.get(recipe)
     key = SigningKey.read(options.key) if options.key else None
     release_folder.prepare(options.out)
-    with Converter() as converter, reports(options.out) as write_report:
+    with Converter(process) as converter, reports(options.out) as write_report:
         say("loading the model and the data")
         model = load_model(options.model)
         name = options.name or _release_name(model.name)
@@ -163,7 +177,7 @@ class _Proof:
             self._say(f"checking the file for {target.name}")
             recipe = self._chosen[target.name]
             # The interpreters have just run it; compilers and other runtimes say more than the rules.
-            interpreted = target.accelerator is None and set(target.verify) <= RUNTIMES.keys()
+            interpreted = target.accelerator is None and set(target.verify) <= set(RUNTIMES)
             found.append(fitness.check(files[recipe], target, run=not interpreted))
             file = compiled.get(target.name, files[recipe]).name
             reported.append(target_report(found[-1], recipe, file))

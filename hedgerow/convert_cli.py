@@ -14,6 +14,7 @@ from rich.table import Table
 from .conversion_options import ConversionOptions
 from .errors import GateError
 from .hardware_view import verdict
+from .quantization.converter_process import ConverterProcess
 from .quiet import native_log
 
 if TYPE_CHECKING:
@@ -88,11 +89,12 @@ def _run(options: ConversionOptions, *, json: bool) -> None:
             tempfile.TemporaryDirectory() as folder,
             native_log(Path(folder) / "native.log"),
             console.status("starting") as status,
+            ConverterProcess() as process,
         ):
             from .conversion import run_conversion
 
             say = status.update if console.is_terminal else console.print
-            result = run_conversion(options, on_stage=say)
+            result = run_conversion(options, on_stage=say, process=process)
     except GateError as error:
         rungs: tuple[Rung, ...] = error.facts["rungs"]  # type: ignore[assignment]
         if json:

@@ -154,14 +154,14 @@ class _Demo:
     """One run."""
 
     def __init__(self, options: DemoOptions, out: Path, view: DemoView, interruption: Interruption) -> None:
-        from .coordinator.flower import make_strategy
+        from .coordinator.flower_strategies import make_strategy
         from .models import zoo
 
         self.options = options
         self.out = out
         self.view = view
         self.interruption = interruption
-        self.entry: Entry = zoo.get(options.model)
+        self.entry: Entry = _classifier(zoo.get(options.model))
         self.strategy = StrategyConfig(name=options.strategy, arguments=self._strategy_arguments())
         make_strategy(self.strategy.name, self.strategy.arguments)
         self.federation: Federation = self.entry.federate(
@@ -224,6 +224,8 @@ class _Demo:
             summaries.SummaryWriter(self.out / "summaries" / "central") as writer,
         ):
             model = self.entry.create(self.options.seed)
+            if self.entry.pretrain:
+                self.entry.pretrain(model, self.federation, self.options.seed)
             training.train_centrally(
                 model,
                 central,
@@ -371,6 +373,25 @@ class _Demo:
             "batch size": federated.batch_size,
             "broker": self.options.broker or "embedded",
         }
+
+
+def _classifier(entry: Entry) -> Entry:
+    """The entry, if the demo can show it: it reports accuracies and compiles an int8 file.
+
+    Raises:
+        UsageError: The model answers with something else than one class, or has no int8 file.
+    """
+    classifies = entry.loss == "sparse_categorical_crossentropy" and entry.measure.name in (
+        "accuracy",
+        "ROC AUC",
+    )
+    if not classifies or entry.not_int8:
+        reason = entry.not_int8 or f"{entry.name} is measured by its {entry.measure.name}"
+        raise UsageError(
+            f"Expected --model to be a classifier with an int8 file, received {entry.name}: {reason}.",
+            remedy=f"Use `hedgerow zoo verify {entry.name}`, which takes it the whole way without a broker.",
+        )
+    return entry
 
 
 def _set_weights(model: keras.Model, path: Path) -> None:

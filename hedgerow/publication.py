@@ -80,8 +80,12 @@ class History:
         with _translated(folder):
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(folder)
-            self.blobs = BlobStore(folder / "blobs")
-            self._memory = _read(self._path)
+            try:
+                self.blobs = BlobStore(folder / "blobs")
+                self._memory = _read(self._path)
+            except BaseException:
+                self.close()
+                raise
 
     @property
     def channels(self) -> tuple[str, ...]:

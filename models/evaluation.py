@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import keras
 import numpy as np
 import numpy.typing as npt
+
+from .measures import Array, Predict
+
+_BATCH = 256
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,3 +39,16 @@ def evaluate(outputs: npt.NDArray[np.generic], y: npt.NDArray[np.int32]) -> Eval
     classes = outputs.shape[1]
     confusion = np.bincount(y * classes + outputs.argmax(axis=1), minlength=classes * classes)
     return Evaluation(confusion.reshape(classes, classes).astype(np.int64))
+
+
+def predictor(model: keras.Model) -> Predict:
+    """The model as a function from numpy to numpy, as `measures` ask it."""
+
+    def predict(*inputs: Array) -> Array:
+        outputs = []
+        for start in range(0, len(inputs[0]), _BATCH):
+            batch = [array[start : start + _BATCH] for array in inputs]
+            outputs.append(model.predict_on_batch(batch if len(batch) > 1 else batch[0]))
+        return np.concatenate(outputs)
+
+    return predict

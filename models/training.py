@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import keras
+import tensorflow as tf
 
+from ..errors import UsageError
+from . import losses
+from .backup import Backup
+from .batches import Augment, batches, steps_of
 from .datasets import Dataset
+from .distribution import prepare
+from .keras_loss import keras_loss, needs_full_batches
+from .losses import Loss
+
+SCHEDULES = ("cosine", "warmup", "exponential", "constant")
+OPTIMIZERS = ("adam", "adamw", "sgd", "momentum")
+WARMUP_SHARE = 0.1
+EXPONENTIAL_END = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +33,8 @@ class EpochResult:
     Attributes:
         epoch: From 1.
         loss: Mean training loss over the epoch.
-        accuracy: Share of training examples that were classified rightly, while the weights still moved.
+        accuracy: Share of training examples that were classified rightly, while the weights still moved; 0 of
+            what is no classifier.
         validation_accuracy: The same on the validation set after the epoch; None without one.
         seconds: How long it took.
     """
@@ -43,6 +58,24 @@ class TrainingResult:
         return sum(epoch.seconds for epoch in self.epochs)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Durability:
+    """How a training outlives its process and knows when to stop.
+
+    Attributes:
+        folder: Where its state is kept.
+        source: Where to resume from, if not there.
+        resume: Go on from that state; otherwise it is overwritten.
+        patience: Epochs without a smaller validation loss before the training stops; None for all epochs. The
+            weights of the best epoch are kept.
+    """
+
+    folder: Path
+    source: Path | None = None
+    resume: bool = False
+    patience: int | None = None
+
+
 def train_centrally(
     model: keras.Model,
     data: Dataset,
@@ -51,66 +84,178 @@ def train_centrally(
     batch_size: int,
     learning_rate: float,
     seed: int,
+    loss: str | Loss = "sparse_categorical_crossentropy",
+    optimizer: str = "adam",
+    schedule: str = "cosine",
     validation: Dataset | None = None,
+    augment: Augment | None = None,
+    durability: Durability | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
     on_epoch: Callable[[EpochResult], None] | None = None,
 ) -> TrainingResult:
-    """Trains a classifier with Adam, its rate falling to zero along half a cosine.
+    """Trains a model; with `tf.distribute`, call it in the strategy's scope.
 
     Gradients are clipped to norm 1: without it an LSTM over a hundred steps can lose in one step what it
-    learned in an epoch. The same seed, initial weights and machine give the same result. Sets the seeds of
-    Python, numpy and Keras.
+    learned in an epoch. The same seed, initial weights and machine give the same result, also of a training
+    that was killed and resumed. Sets the seeds of Python, numpy and Keras.
 
     Args:
-        model: Ends in a softmax; compiled here and trained in place.
+        model: Compiled here and trained in place.
         data: The central set.
         epochs: Passes over the data.
-        batch_size: Examples a step.
-        learning_rate: Of the first step.
-        seed: Of the order of the examples, and of dropout.
+        batch_size: Examples a step, over all replicas; a loss that compares them, and a strategy of several
+            replicas, leave out the last, shorter batch.
+        learning_rate: Of the first step, or after the warm-up.
+        seed: Of the order of the examples, of augmentation, and of dropout.
+        loss: As `losses` calls it, or such a loss.
+        optimizer: One of `OPTIMIZERS`.
+        schedule: One of `SCHEDULES`: `cosine` falls to zero along half a cosine, `warmup` rises for a tenth
+            of the steps first, `exponential` falls to a hundredth.
         validation: Evaluated after every epoch.
+        augment: Changes each batch; see `augmentation`.
+        durability: Keeps the state of the training on the disk.
+        callbacks: Further ones of Keras's.
         on_epoch: Called after every epoch.
+
+    Raises:
+        UsageError: An option is out of its range, or the state on the disk is of another training.
     """
+    if not len(data):
+        raise UsageError("Expected examples to train on, received none.")
     keras.utils.set_random_seed(seed)
-    steps = epochs * math.ceil(len(data) / batch_size)
+    batch_size = min(batch_size, len(data))
+    full = needs_full_batches(loss) or tf.distribute.get_strategy().num_replicas_in_sync > 1
+    steps = steps_of(data, batch_size, full=full)
+    classifies = losses.get(loss).name == "sparse_categorical_crossentropy"
     model.compile(
-        keras.optimizers.Adam(
-            keras.optimizers.schedules.CosineDecay(learning_rate, steps), global_clipnorm=1.0
-        ),
-        "sparse_categorical_crossentropy",
-        metrics=["accuracy"],
+        make_optimizer(optimizer, learning_rate, schedule, epochs * steps),
+        keras_loss(loss),
+        metrics=_metrics(model) if classifies else [],
     )
+    first, backup = 0, None
+    if durability is not None:
+        settings = {
+            "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed,
+            "optimizer": optimizer, "schedule": schedule, "patience": durability.patience,
+            "examples": len(data), "augmented": augment is not None,
+        }  # fmt: skip
+        monitor = "loss" if validation is None else "val_loss"
+        backup = Backup(
+            durability.folder,
+            settings=settings,
+            steps=steps,
+            monitor=monitor,
+            patience=durability.patience,
+            source=durability.source,
+        )
+        first = backup.restore(model) if durability.resume else 0
+    prepare(model, data, batch_size)
     progress = _Progress(on_epoch)
-    model.fit(
-        data.x,
-        data.y,
-        batch_size=batch_size,
-        epochs=epochs,
-        validation_data=None if validation is None else (validation.x, validation.y),
-        callbacks=[keras.callbacks.LambdaCallback(on_epoch_begin=progress.begin, on_epoch_end=progress.end)],
-        verbose=0,
-    )
+    if first < epochs and not (backup and backup.is_over()):
+        model.fit(
+            batches(
+                data,
+                batch_size=batch_size,
+                epochs=range(first, epochs),
+                seed=seed,
+                full=full,
+                augment=augment,
+            ),
+            epochs=epochs,
+            initial_epoch=first,
+            steps_per_epoch=steps,
+            validation_data=None if validation is None else _validation(validation, batch_size),
+            callbacks=[_SeededEpochs(seed), progress, *([backup] if backup else []), *callbacks],
+            shuffle=False,
+            verbose=0,
+        )
+    if backup and backup.history:
+        backup.restore_best(model)
+        progress.results = [_result(number, logs) for number, logs in enumerate(backup.history)]
     return TrainingResult(tuple(progress.results))
 
 
-class _Progress:
+def make_optimizer(name: str, learning_rate: float, schedule: str, steps: int) -> keras.optimizers.Optimizer:
+    """Keras's optimizer with a schedule over so many steps and gradients of norm 1 at most.
+
+    Raises:
+        UsageError: There is no such optimizer or schedule.
+    """
+    schedules = keras.optimizers.schedules
+    warmup = round(WARMUP_SHARE * steps)
+    rates: dict[str, Callable[[], Any]] = {
+        "constant": lambda: learning_rate,
+        "cosine": lambda: schedules.CosineDecay(learning_rate, steps),
+        "warmup": lambda: schedules.CosineDecay(
+            0.0, steps - warmup, warmup_target=learning_rate, warmup_steps=warmup
+        ),
+        "exponential": lambda: schedules.ExponentialDecay(learning_rate, steps, EXPONENTIAL_END),
+    }
+    makers: dict[str, Callable[[Any], keras.optimizers.Optimizer]] = {
+        "adam": lambda rate: keras.optimizers.Adam(rate, global_clipnorm=1.0),
+        "adamw": lambda rate: keras.optimizers.AdamW(rate, global_clipnorm=1.0),
+        "sgd": lambda rate: keras.optimizers.SGD(rate, global_clipnorm=1.0),
+        "momentum": lambda rate: keras.optimizers.SGD(rate, momentum=0.9, global_clipnorm=1.0),
+    }
+    if name not in makers or schedule not in rates:
+        raise UsageError(
+            f"Expected an optimizer of {', '.join(OPTIMIZERS)} and a schedule of {', '.join(SCHEDULES)}, "
+            f"received {name!r} and {schedule!r}."
+        )
+    return makers[name](rates[schedule]())
+
+
+def _metrics(model: keras.Model) -> list[Any]:
+    classes = model.outputs[0].shape[-1] if getattr(model, "outputs", None) else 0
+    top_5 = [keras.metrics.SparseTopKCategoricalAccuracy(5, name="top_5_accuracy")] if classes > 5 else []
+    return ["accuracy", *top_5]
+
+
+def _validation(data: Dataset, batch_size: int) -> tf.data.Dataset:
+    inputs = tuple(data.inputs) if isinstance(data.inputs, list) else data.inputs
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    return tf.data.Dataset.from_tensor_slices((inputs, data.y)).batch(batch_size).with_options(options)
+
+
+class _SeededEpochs(keras.callbacks.Callback):  # type: ignore[misc]
+    """Lets what layers draw follow from the seed and the epoch: a backup does not keep generators."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self._seed = seed
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        layers = (layer for layer in self.model._flatten_layers() if hasattr(layer, "seed_generator"))
+        for place, layer in enumerate(layers):
+            if layer.seed_generator is not None:
+                layer.seed_generator.state.assign([self._seed + 1000 * place, epoch << 20])
+
+
+class _Progress(keras.callbacks.Callback):  # type: ignore[misc]
     """Collects what every epoch came to, and tells it."""
 
     def __init__(self, on_epoch: Callable[[EpochResult], None] | None) -> None:
+        super().__init__()
         self.results: list[EpochResult] = []
         self._on_epoch = on_epoch
         self._began = 0.0
 
-    def begin(self, epoch: int, logs: dict[str, float]) -> None:
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         self._began = time.perf_counter()
 
-    def end(self, epoch: int, logs: dict[str, float]) -> None:
-        result = EpochResult(
-            epoch=epoch + 1,
-            loss=logs["loss"],
-            accuracy=logs["accuracy"],
-            validation_accuracy=logs.get("val_accuracy"),
-            seconds=time.perf_counter() - self._began,
-        )
-        self.results.append(result)
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        logs["seconds"] = time.perf_counter() - self._began
+        self.results.append(_result(epoch, logs))
         if self._on_epoch:
-            self._on_epoch(result)
+            self._on_epoch(self.results[-1])
+
+
+def _result(epoch: int, logs: dict[str, float]) -> EpochResult:
+    return EpochResult(
+        epoch=epoch + 1,
+        loss=logs["loss"],
+        accuracy=logs.get("accuracy", 0.0),
+        validation_accuracy=logs.get("val_accuracy"),
+        seconds=logs.get("seconds", 0.0),
+    )

@@ -88,6 +88,116 @@ def test_a_file_that_the_package_lacks_is_no_crash() -> None:
         package.data_file("json", "data/nothing.npy")
 
 
+def test_small_digits_are_scikit_learns() -> None:
+    from sklearn.datasets import load_digits
+
+    expected, ours = load_digits(), datasets.small_digits()
+    assert np.array_equal(ours.x.reshape(-1, 64) * 16, expected.data)
+    assert np.array_equal(ours.y, expected.target)
+
+
+def test_vowels_are_whole_and_end_with_the_utterance() -> None:
+    train, test = datasets.japanese_vowels("TRAIN"), datasets.japanese_vowels("TEST")
+    assert (train.x.shape, test.x.shape) == ((270, 29, 12), (370, 29, 12))
+    assert train.counts().tolist() == [30] * 9
+    assert test.counts().tolist() == [31, 35, 88, 44, 29, 24, 40, 50, 29]
+    # The first utterance begins with 1.860936 and has 20 frames; coefficients are doubled.
+    assert np.allclose(train.x[0, 9, 0], 2 * 1.860936)
+    assert not train.x[0, :9].any()
+
+
+def test_a_hundred_faces_and_a_hundred_others() -> None:
+    from skimage.data import lfw_subset
+
+    faces = datasets.faces()
+    assert np.allclose(faces.x[..., 0], lfw_subset(), atol=1e-6)
+    assert faces.counts().tolist() == [100, 100]
+    assert faces.y[:100].all()
+
+
+def test_number_words() -> None:
+    english, french = (datasets.numbers.vocabulary(language) for language in ("en", "fr"))
+    data = datasets.translations(np.array([1984, 71, 0]))
+    said = [" ".join(english[word] for word in row if word) for row in data.x]
+    assert said == ["one thousand nine hundred eighty four", "seventy one", "zero"]
+    written = [" ".join(french[word] for word in row if word) for row in data.y]
+    assert written == ["mille neuf cent quatre vingt quatre", "soixante et onze", "zéro"]
+    assert french[data.more[0][0, 0]] == "<start>"
+    assert np.array_equal(data.more[0][:, 1:], data.y[:, :-1])
+    assert (len(english), len(french)) == (32, 29)
+
+
+def test_text_windows_ask_for_every_token_once() -> None:
+    letters = datasets.federate_letters(steps=40, size=48)
+    assert np.array_equal(letters.central.x[:, 1:], letters.central.y[:, :-1])
+    words = datasets.federate_words(steps=3, size=400, next_only=True)
+    assert words.central.y.ndim == 1
+    assert np.array_equal(words.central.x[1:10, -1], words.central.y[:9])
+    assert all(device.name.startswith("topic-") for device in words.devices)
+    owners = [
+        set(device.train.groups.tolist()) for device in words.devices if device.train.groups is not None
+    ]
+    assert all(len(one) == 1 for one in owners)
+    assert len(set.union(*owners)) == 8
+
+
+def test_lines_say_what_they_show() -> None:
+    bars = np.zeros((2, 28, 28, 1), np.float32)
+    bars[0, :, 12:16] = 1
+    bars[1, 12:16, :] = 1
+    lines = datasets.scenes.lines(datasets.Dataset(bars, np.array([1, 7], np.int32), tuple("0123456789")), 0)
+    for image, said in zip(lines.x, lines.y, strict=True):
+        # A standing bar is two columns of ink at full height, a lying one fourteen columns of two rows.
+        ink = image[..., 0].sum()
+        assert ink == pytest.approx(28 * np.count_nonzero(said), rel=0.02)
+        assert 3 <= np.count_nonzero(said) <= 6
+        assert set(said.tolist()) <= {0, 2, 8}
+
+
+def test_pages_and_videos_are_labelled_by_their_digits() -> None:
+    digits = datasets.mnist().take(np.arange(0, 5000, 100))
+    pages = datasets.scenes.pages(digits, 0, count=4)
+    assert pages.x.shape == (4, 40, 40, 1)
+    assert (pages.x[..., 0][pages.y > 0] > datasets.scenes.INK).all()
+    assert all(1 <= len(np.unique(page)) - 1 <= 3 for page in pages.y)
+    videos = datasets.scenes.videos(digits, 0, count=40)
+    for video, label in zip(videos.x[..., 0], videos.y, strict=True):
+        direction = ((-1, 0), (1, 0), (0, -1), (0, 1))[label // 10]
+        moved = [np.roll(video[0], step, axis=(0, 1)) for step in ((-1, 0), (1, 0), (0, -1), (0, 1))]
+        nearest = np.argmin([np.abs(frame - video[1]).sum() for frame in moved])
+        assert ((-1, 0), (1, 0), (0, -1), (0, 1))[nearest] == direction
+
+
+def test_captions_name_the_quarters() -> None:
+    scenes = datasets.scenes.captioned(datasets.mnist().take(np.arange(0, 5000, 50)), 3)
+    words = datasets.scenes.CAPTION_WORDS
+    for image, sentence in zip(scenes.x[..., 0], scenes.y, strict=True):
+        said = [words[word] for word in sentence if word]
+        for number in range(0, len(said), 4):
+            rows = np.s_[:16] if said[number + 1] == "upper" else np.s_[16:]
+            columns = np.s_[:16] if said[number + 2] == "left" else np.s_[16:]
+            assert image[rows, columns].max() > 0.9
+        assert (
+            sum(image[r : r + 16, c : c + 16].any() for r in (0, 16) for c in (0, 16)) == (len(said) + 1) // 4
+        )
+
+
+def test_a_mapped_federation_keeps_its_parts_apart(digits: datasets.Federation) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def doubled(part: datasets.Dataset, seed: int) -> datasets.Dataset:
+        seen.append((len(part), seed))
+        return datasets.Dataset(2 * part.x, part.y, part.labels)
+
+    mapped = digits.map(doubled, preprocessing="twice")
+    assert np.array_equal(mapped.test.x, 2 * digits.test.x)
+    assert [device.name for device in mapped.devices] == [device.name for device in digits.devices]
+    assert len(mapped.calibration) == 200
+    assert len({seed for _, seed in seen}) == len(seen) == 2 + 2 * 8
+    assert len(digits.everything) == 400 + sum(len(device.train) for device in digits.devices)
+    assert len(digits.thin(5).everything) == 5 + 8 * 5
+
+
 def test_windows_by_hand() -> None:
     steps = np.arange(220 * 6, dtype=np.float32).reshape(220, 6)
     recordings = datasets.Recordings(
@@ -120,8 +230,9 @@ def test_no_step_is_on_both_sides_of_a_cut(lengths: list[int], share: float) -> 
 @pytest.mark.parametrize(
     ("x", "y", "groups", "message"),
     [
-        (np.zeros((2, 3)), np.zeros(2, np.int32), None, "float32 examples"),
-        (np.zeros((2, 3), np.float32), np.zeros(2), None, "int32 labels"),
+        (np.zeros((2, 3)), np.zeros(2, np.int32), None, "float32 or int32 examples.*received float64, int32"),
+        (np.zeros((2, 3), np.float32), np.zeros(2), None, "examples and answers, received float32, float64"),
+        (np.zeros((2, 3), np.float32), np.zeros(2, np.float32), None, "int32 labels of named classes"),
         (np.zeros((2, 3), np.float32), np.zeros(3, np.int32), None, "one label per example"),
         (np.zeros((2, 3), np.float32), np.array([0, 2], np.int32), None, "classes 0 to 1"),
         (np.zeros((2, 3), np.float32), np.array([-1, 0], np.int32), None, "classes 0 to 1"),

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from ... import errors
 from . import split
-from .dataset import Dataset
-from .digits import PREPROCESSING as DIGITS_PREPROCESSING
-from .digits import mnist
-from .motion import STEPS_PER_WINDOW, Recordings, watch
+from .dataset import Dataset, join
 
 DEVICE_TEST_SHARE = 0.2
 FEWEST_TRAINING_EXAMPLES = 8
 FEWEST_TEST_EXAMPLES = 2
-CENTRAL_PEOPLE = 3
-MOTION_TRAINING_SHARE = 0.75
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,6 +41,7 @@ class Federation:
         test: Held out from everybody; what releases are compared on.
         devices: What each device has.
         preprocessing: How raw data become `x`, in words and numbers.
+        unlabelled: Central examples whose answers nobody knows, for unsupervised pre-training.
     """
 
     central: Dataset
@@ -53,108 +49,127 @@ class Federation:
     test: Dataset
     devices: tuple[DeviceData, ...]
     preprocessing: str
+    unlabelled: Dataset | None = None
+
+    @property
+    def everything(self) -> Dataset:
+        """All training examples in one place: what a federation is spared from collecting."""
+        return join([self.central, *(device.train for device in self.devices)])
+
+    def map(
+        self,
+        compose: Callable[[Dataset, int], Dataset],
+        *,
+        preprocessing: str,
+        seed: int = 0,
+        test: Dataset | None = None,
+    ) -> Federation:
+        """The federation of another task, each part of which is composed from this one's part alone.
+
+        Args:
+            compose: From a part and a seed of its own to the part of the other task.
+            preprocessing: Of the other task.
+            seed: Of everything that is drawn.
+            test: The held-out examples of the other task, where `compose` does not make them.
+        """
+        parts = [self.central, self.test]
+        parts += [part for device in self.devices for part in (device.train, device.test)]
+        seeds = np.random.SeedSequence(seed).generate_state(len(parts))
+        made = [compose(part, int(own)) for part, own in zip(parts, seeds, strict=True)]
+        central, composed_test, *rest = made
+        return replace(
+            self,
+            central=central,
+            calibration=central.take(np.arange(min(len(central), len(self.calibration)))),
+            test=composed_test if test is None else test,
+            devices=tuple(
+                DeviceData(device.name, train, own_test)
+                for device, train, own_test in zip(self.devices, rest[::2], rest[1::2], strict=True)
+            ),
+            preprocessing=preprocessing,
+        )
+
+    def thin(self, examples: int) -> Federation:
+        """The same with at most so many examples in every part, spread over the whole part."""
+
+        def cut(part: Dataset) -> Dataset:
+            spread = np.linspace(0, len(part) - 1, min(len(part), examples))
+            return part.take(spread.round().astype(np.intp))
+
+        return replace(
+            self,
+            central=cut(self.central),
+            calibration=cut(self.central),
+            test=cut(self.test),
+            devices=tuple(DeviceData(one.name, cut(one.train), cut(one.test)) for one in self.devices),
+            unlabelled=None if self.unlabelled is None else cut(self.unlabelled),
+        )
 
 
-def federate_digits(
+def deal(
+    data: Dataset,
     *,
-    devices: int = 8,
-    alpha: float = 0.5,
-    seed: int = 0,
-    held_out: int = 1000,
-    central: int = 400,
-    calibration: int = 200,
+    devices: int,
+    alpha: float,
+    seed: int,
+    held_out: int | Dataset,
+    central: int,
+    calibration: int,
+    preprocessing: str,
 ) -> Federation:
-    """MNIST digits over devices that each know a different mixture of them.
+    """Deals a classification data set over devices that each know a different mixture of the classes.
 
     Whether an example is for training or for testing depends on the seed alone, not on the number of devices.
 
     Args:
+        data: All examples.
         devices: How many devices.
         alpha: Of the Dirichlet distribution; smaller is less alike.
         seed: Of every choice.
-        held_out: Examples for the final test.
+        held_out: How many examples are for the final test, or the ones that the data set's authors set apart.
         central: Examples for central training.
         calibration: How many of the central examples calibrate quantization.
+        preprocessing: How raw data become `x`.
 
     Raises:
         errors.UsageError: A number is out of its range, or there are too few examples for so many devices.
-        errors.DatasetError: The data set is not installed.
     """
-    digits = mnist()
     seeds = [int(state) for state in np.random.SeedSequence(seed).generate_state(7)]
-    rest, test = _hold_out(digits, held_out, seeds[0])
-    pool, center = _hold_out(rest, central, seeds[1])
-    train, device_test = _hold_out(pool, round(len(pool) * DEVICE_TEST_SHARE), seeds[2])
-    shares = split.dirichlet_shares(len(digits.labels), devices, alpha=alpha, seed=seeds[3])
+    if isinstance(held_out, Dataset):
+        rest, test = data, held_out
+    else:
+        rest, test = hold_out(data, held_out, seeds[0])
+    pool, center = hold_out(rest, central, seeds[1])
+    train, device_test = hold_out(pool, round(len(pool) * DEVICE_TEST_SHARE), seeds[2])
+    shares = split.dirichlet_shares(len(data.labels), devices, alpha=alpha, seed=seeds[3])
     trains = split.by_shares(train.y, shares, minimum=FEWEST_TRAINING_EXAMPLES, seed=seeds[4])
     tests = split.by_shares(device_test.y, shares, minimum=FEWEST_TEST_EXAMPLES, seed=seeds[5])
     return Federation(
         central=center,
-        calibration=_hold_out(center, calibration, seeds[6])[1],
+        calibration=hold_out(center, calibration, seeds[6])[1],
         test=test,
         devices=tuple(
             DeviceData(f"device-{number:02d}", train.take(own), device_test.take(own_test))
             for number, (own, own_test) in enumerate(zip(trains, tests, strict=True), start=1)
         ),
-        preprocessing=DIGITS_PREPROCESSING,
-    )
-
-
-def federate_motion(*, devices: int | None = None, seed: int = 0, calibration: int = 200) -> Federation:
-    """Watch recordings, one device per person: three people train centrally, the others on their own devices.
-
-    Each recording is cut in time before it is cut into windows: the first three quarters are for training and
-    the last quarter is held out, so no held-out step is in any training window.
-
-    Args:
-        devices: How many of the seven other people take part; None for all of them.
-        seed: Of who the three central people are, and of the calibration windows.
-        calibration: How many of the central windows calibrate quantization.
-
-    Raises:
-        errors.UsageError: `devices` is not between 1 and 7.
-        errors.DatasetError: The data set is not installed.
-    """
-    recordings = watch()
-    people = np.random.default_rng(seed).permutation(np.unique(recordings.people))
-    center, others = sorted(map(int, people[:CENTRAL_PEOPLE])), sorted(map(int, people[CENTRAL_PEOPLE:]))
-    if devices is not None and not 1 <= devices <= len(others):
-        raise errors.UsageError(
-            f"Expected 1 to {len(others)} devices, one for each person outside the central three, "
-            f"received {devices}."
-        )
-    recordings, preprocessing = _standardised(recordings, center)
-    train, test = recordings.cut(MOTION_TRAINING_SHARE)
-    central = train.of(center).windows()
-    members = tuple(
-        DeviceData(f"person-{person:02d}", train.of([person]).windows(), test.of([person]).windows())
-        for person in others[:devices]
-    )
-    return Federation(
-        central=central,
-        calibration=_hold_out(central, calibration, seed)[1],
-        test=test.windows(),
-        devices=members,
         preprocessing=preprocessing,
     )
 
 
-def _hold_out(dataset: Dataset, size: int, seed: int) -> tuple[Dataset, Dataset]:
+def hold_out(dataset: Dataset, size: int, seed: int) -> tuple[Dataset, Dataset]:
+    """What stays, and `size` examples held out, every class in its proportion."""
     stay, held = split.holdout(dataset.y, size, seed=seed)
     return dataset.take(stay), dataset.take(held)
 
 
-def _standardised(recordings: Recordings, center: list[int]) -> tuple[Recordings, str]:
-    """The recordings with mean 0 and deviation 1 per axis over what central training sees of its people."""
-    seen = np.concatenate(recordings.of(center).cut(MOTION_TRAINING_SHARE)[0].series)
-    mean, deviation = seen.mean(axis=0), seen.std(axis=0)
-    series = tuple((steps - mean) / deviation for steps in recordings.series)
-    preprocessing = (
-        f"{STEPS_PER_WINDOW} steps at 50 Hz of acceleration x, y, z in g and rotation x, y, z in rad/s, "
-        f"x = (raw - mean) / deviation, mean = {_numbers(mean)}, deviation = {_numbers(deviation)}"
-    )
-    return Recordings(series, recordings.y, recordings.people, recordings.labels), preprocessing
+def refuse_alpha(alpha: float | None, by: str) -> None:
+    """Passes if no alpha was given, where the split is the real one.
 
-
-def _numbers(values: npt.NDArray[np.float32]) -> str:
-    return "[" + ", ".join(f"{value:.6g}" for value in values) + "]"
+    Raises:
+        errors.UsageError: One was.
+    """
+    if alpha is not None:
+        raise errors.UsageError(
+            f"Expected no alpha: the data are split by {by}, received {alpha}.",
+            remedy="Leave --alpha out for this model.",
+        )

@@ -8,11 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ... import errors
 from .dataset import Dataset
+from .federation import DeviceData, Federation, hold_out
 from .package import data_file
 
 STEPS_PER_WINDOW = 100
 STEPS_BETWEEN_WINDOWS = 50
+CENTRAL_PEOPLE = 3
+TRAINING_SHARE = 0.75
+SPECTRUM_STEPS = 20
+SPECTRUM_HOP = 10
 EXERCISES = {
     "PEN": "pendulum",
     "ABD": "abduction",
@@ -80,6 +86,73 @@ def watch() -> Recordings:
         np.asarray(data["subject"], np.int64),
         tuple(EXERCISES[name] for name in data["y_labels"]),
     )
+
+
+def federate_motion(*, devices: int | None = None, seed: int = 0, calibration: int = 200) -> Federation:
+    """Watch recordings, one device per person: three people train centrally, the others on their own devices.
+
+    Each recording is cut in time before it is cut into windows: the first three quarters are for training and
+    the last quarter is held out, so no held-out step is in any training window.
+
+    Args:
+        devices: How many of the seven other people take part; None for all of them.
+        seed: Of who the three central people are, and of the calibration windows.
+        calibration: How many of the central windows calibrate quantization.
+
+    Raises:
+        errors.UsageError: `devices` is not between 1 and 7.
+        errors.DatasetError: The data set is not installed.
+    """
+    recordings = watch()
+    people = np.random.default_rng(seed).permutation(np.unique(recordings.people))
+    center, others = sorted(map(int, people[:CENTRAL_PEOPLE])), sorted(map(int, people[CENTRAL_PEOPLE:]))
+    if devices is not None and not 1 <= devices <= len(others):
+        raise errors.UsageError(
+            f"Expected 1 to {len(others)} devices, one for each person outside the central three, "
+            f"received {devices}."
+        )
+    recordings, preprocessing = _standardised(recordings, center)
+    train, test = recordings.cut(TRAINING_SHARE)
+    central = train.of(center).windows()
+    members = tuple(
+        DeviceData(f"person-{person:02d}", train.of([person]).windows(), test.of([person]).windows())
+        for person in others[:devices]
+    )
+    return Federation(
+        central=central,
+        calibration=hold_out(central, calibration, seed)[1],
+        test=test.windows(),
+        devices=members,
+        preprocessing=preprocessing,
+    )
+
+
+def spectrograms(windows: Dataset, seed: int = 0) -> Dataset:
+    """The short-time spectra of windows, float32 [N, 9, 11, 6]: time, frequency, axis.
+
+    Frames of 20 steps under a Hann window, one every 10, as log(1 + magnitude).
+    """
+    starts = range(0, STEPS_PER_WINDOW - SPECTRUM_STEPS + 1, SPECTRUM_HOP)
+    frames = np.stack([windows.x[:, start : start + SPECTRUM_STEPS] for start in starts], axis=1)
+    taper = np.hanning(SPECTRUM_STEPS)[:, None]
+    magnitudes = np.log1p(np.abs(np.fft.rfft(frames * taper, axis=2))).astype(np.float32)
+    return Dataset(magnitudes, windows.y, windows.labels, windows.groups)
+
+
+def _standardised(recordings: Recordings, center: list[int]) -> tuple[Recordings, str]:
+    """The recordings with mean 0 and deviation 1 per axis over what central training sees of its people."""
+    seen = np.concatenate(recordings.of(center).cut(TRAINING_SHARE)[0].series)
+    mean, deviation = seen.mean(axis=0), seen.std(axis=0)
+    series = tuple((steps - mean) / deviation for steps in recordings.series)
+    preprocessing = (
+        f"{STEPS_PER_WINDOW} steps at 50 Hz of acceleration x, y, z in g and rotation x, y, z in rad/s, "
+        f"x = (raw - mean) / deviation, mean = {_numbers(mean)}, deviation = {_numbers(deviation)}"
+    )
+    return Recordings(series, recordings.y, recordings.people, recordings.labels), preprocessing
+
+
+def _numbers(values: npt.NDArray[np.float32]) -> str:
+    return "[" + ", ".join(f"{value:.6g}" for value in values) + "]"
 
 
 def _windows(steps: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

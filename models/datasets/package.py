@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
 
 from ... import errors
 
@@ -28,5 +33,14 @@ def data_file(package: str, name: str) -> Path:
     found = "which has no such file" if spec else "which is not installed"
     raise errors.DatasetError(
         f"Expected {name} in the package {package}, {found}.",
-        remedy="Install the demo's data: pip install 'hedgerow[demo]'.",
+        remedy="Install the data sets: pip install 'hedgerow[demo]' for the demo's, 'hedgerow[zoo]' for all.",
     )
+
+
+@cache
+def read_table(path: Path) -> npt.NDArray[np.float32]:
+    """The numbers of a `.csv.gz`, float32 [rows, columns], read once and not to be written to."""
+    with gzip.open(path, "rt") as file:
+        table = np.loadtxt(file, delimiter=",", dtype=np.float32)
+    table.flags.writeable = False
+    return table

@@ -9,7 +9,7 @@ from __future__ import annotations
 import keras
 from keras import layers
 
-from ..datasets import Federation, federate_digits
+from ..datasets import federate_digits
 from .entry import CentralTraining, Entry, FederatedTraining
 
 
@@ -29,18 +29,12 @@ def build() -> keras.Model:
     )
 
 
-def federate(*, devices: int | None = None, alpha: float | None = None, seed: int = 0) -> Federation:
-    """MNIST digits, by default over 8 devices with a Dirichlet alpha of 0.5."""
-    return federate_digits(
-        devices=8 if devices is None else devices, alpha=0.5 if alpha is None else alpha, seed=seed
-    )
-
-
 DIGITS_CONVNET = Entry(
     name="digits-convnet",
-    title="2D ConvNet reading handwritten digits (MNIST)",
+    title="2D ConvNet reading handwritten digits",
+    data="MNIST, 5,000 images",
     build=build,
-    federate=federate,
+    federate=federate_digits,
     central=CentralTraining(epochs=20, batch_size=32, learning_rate=2e-3),
     federated=FederatedTraining(
         rounds=5, local_epochs=3, batch_size=16, learning_rate=0.01, optimizer="momentum"

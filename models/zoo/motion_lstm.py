@@ -9,8 +9,7 @@ from __future__ import annotations
 import keras
 from keras import layers
 
-from ... import errors
-from ..datasets import Federation, federate_motion
+from ..datasets import Federation, federate_motion, refuse_alpha
 from .entry import CentralTraining, Entry, FederatedTraining
 
 
@@ -28,21 +27,19 @@ def build() -> keras.Model:
 
 def federate(*, devices: int | None = None, alpha: float | None = None, seed: int = 0) -> Federation:
     """Watch recordings, one device per person; the split is the real one, so `alpha` has no meaning here."""
-    if alpha is not None:
-        raise errors.UsageError(
-            f"Expected no alpha: the watch data are split by person, received {alpha}.",
-            remedy="Leave --alpha out for this model.",
-        )
+    refuse_alpha(alpha, "person")
     return federate_motion(devices=devices, seed=seed)
 
 
 MOTION_LSTM = Entry(
     name="motion-lstm",
     title="LSTM telling exercises apart by a watch's motion, one device per person",
+    data="watch recordings of 10 people",
     build=build,
     federate=federate,
     central=CentralTraining(epochs=20, batch_size=32, learning_rate=4e-3),
     federated=FederatedTraining(
         rounds=15, local_epochs=2, batch_size=16, learning_rate=1e-3, optimizer="adam"
     ),
+    needs=("seglearn",),
 )

@@ -1,0 +1,55 @@
+"""The first neural language model: vectors for words, learned by guessing the next one.
+
+Three words' vectors side by side, one hidden layer, a distribution over the vocabulary. Source: Y. Bengio et
+al., "A neural probabilistic language model", JMLR 3, 2003.
+"""
+
+from __future__ import annotations
+
+import keras
+from keras import layers
+
+from ..baselines import FOUR_GRAM
+from ..datasets import Federation, federate_words, refuse_alpha
+from ..measures import PERPLEXITY
+from .entry import CentralTraining, Entry, FederatedTraining
+
+WORDS = 400
+CONTEXT = 3
+
+
+def build() -> keras.Model:
+    """int32 [B, 3] words to the probabilities of the next, float32 [B, 400]."""
+    return keras.Sequential(
+        [
+            keras.Input((CONTEXT,), dtype="int32", name="words"),
+            layers.Embedding(WORDS, 24, name="vectors"),
+            layers.Flatten(name="context"),
+            layers.Dropout(0.2, name="dropout"),
+            layers.Dense(64, activation="tanh", name="hidden"),
+            layers.Dense(WORDS, activation="softmax", name="next_word"),
+        ],
+        name="word-vectors",
+    )
+
+
+def federate(*, devices: int | None = None, alpha: float | None = None, seed: int = 0) -> Federation:
+    """A topic of the Python language reference per device."""
+    refuse_alpha(alpha, "topic")
+    return federate_words(devices=devices, seed=seed, steps=CONTEXT, size=WORDS, next_only=True)
+
+
+WORD_VECTORS = Entry(
+    name="word-vectors",
+    title="Neural probabilistic language model that learns a vector for each word",
+    data="the Python language reference",
+    build=build,
+    federate=federate,
+    central=CentralTraining(epochs=8, batch_size=32, learning_rate=2e-3),
+    federated=FederatedTraining(
+        rounds=6, local_epochs=1, batch_size=32, learning_rate=1e-3, optimizer="adam"
+    ),
+    needs=(),
+    measure=PERPLEXITY,
+    baseline=FOUR_GRAM,
+)
