@@ -30,6 +30,8 @@ ONLY_IN = {
     "flwr.supercore": "coordinator/flower.py",
     "flwr.proto": "coordinator/flower.py",
     "flwr.server": "coordinator/flower.py",
+    "tflite_micro": "hardware/micro.py",
+    "xmos_ai_tools": "hardware/xcore_host.py",
 }
 LEARNING = ("tensorflow", "keras", "flwr", "grpc", "torch")
 FORBIDDEN_ON_DEVICES = (*LEARNING, "typer", "rich", "sqlalchemy", "matplotlib")
