@@ -128,6 +128,7 @@ class Agent:
             self._disk = Disk(self._blobs, self._spool, Path(self._config.samples), self._say)
             self._session = self._restored()
             logger.info("agent %s starts, incarnation %d", self._config.device, self._session.incarnation)
+            self._note_connection(connected=False, reason="not connected yet")
             self._worker = self._employ(self._bench(), self._queue.put)
             stack.callback(self._worker.close)
             self._link = self._connect(
@@ -233,7 +234,7 @@ class Agent:
             logger.warning("dropped a message on %s: not ours", topic)
             return None
         if place.kind == "release":
-            return events.ReleaseOffered(payload)
+            return events.ReleaseOffered(payload) if payload else None
         if place.kind == "blob":
             logger.debug("received %s", topic)
             return events.ChunkCame(place.sha256, place.chunk, payload)

@@ -8,49 +8,25 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 import msgspec
 
 from ... import __version__
-from ...errors import HedgerowError, ManifestError, RefusedReleaseError
-from ...hardware import targets
-from ...hardware.delegates import delegate_for
+from ...errors import HedgerowError, RefusedReleaseError
 from ...protocol import manifest as manifests
 from ...protocol.blobs import write_durably
-from ...protocol.manifest import SERVING_KINDS, Kind, Manifest, ModelFile
+from ...protocol.manifest import Manifest, ModelFile
 from ...protocol.signatures import VerifyKey, verify_manifest
 from ..config import AgentConfig
+from .choice import Choice, on_cpu
 from .state import PASSED_NAME, Installed, ReleaseState, StateFile
 from .trial import Trial, Verdict, hold
 
-GOLDEN_KIND: Kind = "golden"
 TRIALS_AT_MOST = 3
 Change = Callable[[ReleaseState], ReleaseState]
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """The files of a release that this device needs.
-
-    Args:
-        cpu: What its CPU runs, if the release has it.
-        accelerated: What its accelerator runs, if it has one and the release has it.
-        golden: The golden vectors.
-    """
-
-    cpu: ModelFile | None
-    accelerated: ModelFile | None
-    golden: ModelFile
-
-    @property
-    def files(self) -> tuple[ModelFile, ...]:
-        """Each file once, the one that should serve first."""
-        chosen = (self.accelerated, self.cpu, self.golden)
-        return tuple({file.name: file for file in chosen if file is not None}.values())
 
 
 class ReleaseStore:
@@ -244,7 +220,7 @@ class ReleaseStore:
         def slower(state: ReleaseState) -> ReleaseState:
             if state.current is None or state.current.release != installed.release:
                 return state
-            return msgspec.structs.replace(state, current=_on_cpu(state.current, reason))
+            return msgspec.structs.replace(state, current=on_cpu(state.current, reason))
 
         return self._change(slower).current if installed.fallback is not None else None
 
@@ -259,50 +235,24 @@ class ReleaseStore:
         return self._change(fallen).current
 
     def _choose(self, manifest: Manifest) -> Choice:
-        """Which files this device needs; its accelerator is `hardware.delegates`'s affair."""
-        target = self._trial.target
-        cpu: ModelFile | None = None
-        for kind in SERVING_KINDS:
-            with contextlib.suppress(ManifestError):
-                cpu = manifest.file(kind)
-                break
-        accelerated = None
-        if target:
-            with contextlib.suppress(ManifestError):
-                accelerated = manifest.file("compiled", target=target)
-            if accelerated is None and delegate_for(target, library=self._trial.library) is not None:
-                accelerated = cpu
-        if cpu is None and accelerated is None:
-            held = sorted({file.kind for file in manifest.files})
-            expected = ", ".join(SERVING_KINDS)
-            raise ManifestError(f"Expected one of the kinds {expected}, received only {held}.")
-        return Choice(cpu, accelerated, manifest.file(GOLDEN_KIND))
+        return Choice.of(manifest, target=self._trial.target, library=self._trial.library)
 
     def _try(self, manifest: Manifest, folder: Path) -> Installed:
         """Tries the accelerator's file first, then the CPU's."""
-        choice, because = self._choose(manifest), _no_delegate(self._trial.target)
-        installed = Installed(
-            release=manifest.release,
-            version=manifest.version,
-            model=choice.files[0],
-            fallback=choice.cpu if choice.accelerated is not None else None,
-            accelerator=self._trial.target if choice.accelerated is not None else "",
-            floor=manifest.accuracy_floor,
-        )
+        choice = self._choose(manifest)
+        installed = choice.installed(manifest, target=self._trial.target)
         trial = msgspec.structs.replace(
             self._trial,
             golden=str(folder / choice.golden.name),
             answers=tuple(file.name for file in (choice.accelerated, choice.cpu) if file is not None),
         )
-        if choice.accelerated is not None:
-            try:
-                return self._passed(installed, trial, folder)
-            except RefusedReleaseError as error:
-                if choice.cpu is None:
-                    raise
-                because = error.args[0]
-                logger.warning("%s does not run %s: %s", trial.target, manifest.release, because)
-        return self._passed(_on_cpu(installed, because), trial, folder)
+        try:
+            return self._passed(installed, trial, folder)
+        except RefusedReleaseError as error:
+            if installed.fallback is None:
+                raise
+            logger.warning("%s does not run %s: %s", trial.target, manifest.release, error.args[0])
+            return self._passed(on_cpu(installed, str(error.args[0])), trial, folder)
 
     def _passed(self, installed: Installed, trial: Trial, folder: Path) -> Installed:
         path = folder / installed.model.name
@@ -350,17 +300,3 @@ def _on(trial: Trial, accelerator: str, model: Path) -> Trial:
     """The trial of a file on the accelerator, or, where that is empty, on the CPU."""
     library = trial.library if accelerator else ""
     return msgspec.structs.replace(trial, model=str(model), target=accelerator, library=library)
-
-
-def _on_cpu(installed: Installed, reason: str) -> Installed:
-    model = installed.fallback or installed.model
-    return msgspec.structs.replace(
-        installed, model=model, fallback=None, accelerator="", cpu_because=reason[:500]
-    )
-
-
-def _no_delegate(target: str) -> str:
-    """Why a target with an accelerator runs on the CPU when we know of no delegate for it."""
-    if not target or targets.load(target).accelerator is None:
-        return ""
-    return f"No delegate is known for {target}: name one as `delegate` in agent.toml."

@@ -9,6 +9,7 @@ from queue import SimpleQueue
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,6 +19,7 @@ from hedgerow.edge.config import AgentConfig
 from hedgerow.protocol import messages
 from hedgerow.protocol.link import Connected, Disconnected, LinkEvent, Received
 from hedgerow.protocol.messages import CLASSES, BlobReference, CoordinatorState, Task
+from hedgerow.protocol.signatures import SigningKey
 from hedgerow.protocol.topics import Topics
 
 TOPICS = Topics("farm")
@@ -63,9 +65,14 @@ class IdleWorker:
 class RunningAgent:
     """An agent in a thread, its link in the hands of the test."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **fields: Any) -> None:
         config = AgentConfig(
-            device="d1", fleet="farm", broker="mqtt://localhost", folder=str(folder), samples=str(folder)
+            device="d1",
+            fleet="farm",
+            broker="mqtt://localhost",
+            folder=str(folder),
+            samples=str(folder),
+            **fields,
         )
         made: SimpleQueue[FakeLink] = SimpleQueue()
 
@@ -98,6 +105,27 @@ class RunningAgent:
         assert self.error is None
 
 
+def test_a_channel_that_was_cleared_offers_nothing_and_nonsense_on_it_is_reported(tmp_path: Path) -> None:
+    SigningKey.generate().verify_key.write(tmp_path / "key.pem")
+    running = RunningAgent(tmp_path / "state", channel="stable", release_key=str(tmp_path / "key.pem"))
+
+    def refused_after(payload: bytes) -> str:
+        running.link.hear(Received(TOPICS.release("stable"), payload, False))
+        running.link.hear(Connected())
+        states = []
+        for _ in range(2 if payload else 1):
+            while (published := running.link.published.get(timeout=10))[0] != TOPICS.state("d1"):
+                pass
+            states.append(msgspec.json.decode(published[1])["capabilities"]["release_refused"])
+        return str(states[-1])
+
+    running.link.hear(Connected())
+    running.link.published.get(timeout=10)
+    assert refused_after(b"") == ""
+    assert "release manifest" in refused_after(b"nonsense")
+    running.stop()
+
+
 def a_task(name: str, counter: int) -> bytes:
     return messages.encode(
         Task(
@@ -119,7 +147,9 @@ _topics = st.one_of(
     ),
     st.sampled_from(sorted(CLASSES)).map(lambda kind: TOPICS.down("d1", kind.rpartition("/")[2])),
     st.builds(TOPICS.down, st.sampled_from(["d1", "d2"]), st.text(max_size=6)),
-    st.builds(TOPICS.chunk, st.sampled_from(["a" * 64, "b" * 64, "../../x"]), st.integers(0, 1 << 70)),
+    st.builds(
+        TOPICS.chunk, st.sampled_from(["a" * 64, "b" * 64, "../../hedgerow-climbed"]), st.integers(0, 1 << 70)
+    ),
     st.text(max_size=40),
 )
 _values = st.recursive(
@@ -162,4 +192,4 @@ def test_nothing_that_arrives_stops_the_agent(arrivals: list[tuple[str, bytes, b
         while b'"last"' not in running.wait_for("accepted"):
             pass
         running.stop()
-        assert not list(Path(folder).parent.glob("x*"))
+        assert not list(Path(folder).parent.glob("hedgerow-climbed*"))

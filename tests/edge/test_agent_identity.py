@@ -154,6 +154,7 @@ def listening(pid: int) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_an_ordinary_user_who_writes_his_folder_only_and_opens_no_port(
     coordinator: Fixture, model: Fixture, broker_url: str
 ) -> None:

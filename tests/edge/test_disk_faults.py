@@ -129,6 +129,7 @@ def test_a_disk_that_takes_nothing_stops_no_inference_and_loses_no_sample(
     assert acknowledged | {99} <= kept(device_folder)
 
 
+@pytest.mark.slow
 def test_an_agent_on_a_full_disk_says_so_and_recovers(
     coordinator: Fixture, model: Fixture, broker_url: str, disk: Path, tmp_path: Path
 ) -> None:
@@ -194,6 +195,7 @@ _BREAKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", list(_BREAKS))
 def test_a_damaged_state_folder_is_no_end(
     damage: str, coordinator: Fixture, make_agent: Fixture, model: Fixture, tmp_path: Path

@@ -155,6 +155,7 @@ def test_a_rollout_reaches_the_devices_that_its_percentage_says(
     wait_for_release(coordinator, "shapes-1.0.0")
 
 
+@pytest.mark.slow
 def test_a_broker_that_lost_its_memory_gets_everything_back(
     coordinator: Any, config: Path, model: Fixture, make_agent: Fixture, tmp_path: Path, broker_url: str
 ) -> None:

@@ -229,6 +229,7 @@ def test_a_target_that_no_delegate_is_known_for_says_so(tmp_path: Path, releases
     assert store.install(*releases.build("1.1.0")).cpu_because == ""
 
 
+@pytest.mark.slow
 def test_the_state_topic_says_what_runs_where_and_what_was_refused(
     coordinator: Fixture, make_agent: Fixture, releases: Releases, tmp_path: Path
 ) -> None:
