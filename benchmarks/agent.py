@@ -98,6 +98,44 @@ def measure_idle(name: str, pid: int) -> None:
     print(f"{name:10} idle CPU                {(cpu_seconds(pid) - before) / IDLE_SECONDS:8.2%}")
 
 
+class ProportionalMemory:
+    """How much more memory a process and its children take at most while the body runs than before.
+
+    Of proportional set sizes: a page that two processes share counts half for each, so that the sum is what
+    the machine has to have.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._idle = self._largest = self._now()
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+
+    @property
+    def added_mib(self) -> float:
+        return (self._largest - self._idle) / 1024
+
+    def __enter__(self) -> ProportionalMemory:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.02):
+            self._largest = max(self._largest, self._now())
+
+    def _now(self) -> float:
+        try:
+            processes = [psutil.Process(self._pid)]
+            processes += processes[0].children(recursive=True)
+            return sum(process.memory_full_info().pss for process in processes) / 1024
+        except psutil.Error:
+            return 0.0
+
+
 def measure_daemon(folder: Path, program: Path, weights: Path) -> None:
     """Start, idle, one training of 450 random digits."""
     write_samples(folder / "samples", program)
@@ -128,8 +166,10 @@ def measure_daemon(folder: Path, program: Path, weights: Path) -> None:
                 config={"epochs": 3, "learning-rate": 0.05}, **offered,
             )  # fmt: skip
             begun = time.monotonic()
-            link.publish(TOPICS.down("d1", "task"), messages.encode(task))
-            update = wait_for(queue, messages.Update)
+            with ProportionalMemory(agent.pid) as memory:
+                link.publish(TOPICS.down("d1", "task"), messages.encode(task))
+                update = wait_for(queue, messages.Update)
+            print(f"agent      training takes          {memory.added_mib:8.1f} MiB more (proportional)")
             print(f"agent      task to update          {time.monotonic() - begun:8.2f} s")
             print(f"agent      of that, work           {update.seconds:8.2f} s")
             settled = messages.Settled(device="d1", epoch=1, counter=2, task="t", accepted=True)
