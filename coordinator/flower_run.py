@@ -32,7 +32,7 @@ from .phase import Surroundings
 from .postbox import Postbox
 from .wire import open_exchange
 
-FINISHED = "finished"
+JOURNAL = "journal.sqlite"
 logger = logging.getLogger(__name__)
 
 
@@ -93,16 +93,16 @@ class FlowerRun:
             BrokerError: The broker is not there, at the very first start.
             FlowerStopped: Raised by a signal handler; the next start goes on here.
         """
-        with contextlib.ExitStack() as stack:
-            folder = self.config.folder
-            stack.enter_context(locked(folder))
-            forget_finished(folder, fresh=fresh)
-            journal = Journal(folder)
-            stack.callback(journal.close)
-            resumed = journal.phase(1, "messages") is not None
-            self._with_journal(journal, stack)
-            journal.set_fact(FINISHED, "yes")
-        forget_finished(folder, fresh=False)
+        folder = self.config.folder
+        with locked(folder):
+            if fresh or not (folder / JOURNAL).exists():
+                forget(folder)
+            with contextlib.ExitStack() as stack:
+                journal = Journal(folder)
+                stack.callback(journal.close)
+                resumed = journal.phase(1, "messages") is not None
+                self._with_journal(journal, stack)
+            forget(folder)
         return resumed
 
     def _with_journal(self, journal: Journal, stack: contextlib.ExitStack) -> None:
@@ -164,16 +164,10 @@ def seed_loaded_frameworks(entropy: str) -> None:
         tensorflow.random.set_seed(seed)
 
 
-def forget_finished(folder: Path, *, fresh: bool) -> None:
-    """Removes what a run that is over, or is not wanted any more, has left behind."""
-    if not (folder / "journal.sqlite").exists():
-        return
-    journal = Journal(folder)
-    finished = journal.fact(FINISHED) is not None
-    journal.close()
-    if not finished and not fresh:
-        return
-    for path in folder.glob("journal.sqlite*"):
+def forget(folder: Path) -> None:
+    """Removes what a run that is over, or is not wanted any more, has left behind: the journal first."""
+    (folder / JOURNAL).unlink(missing_ok=True)
+    for path in folder.glob(f"{JOURNAL}*"):
         path.unlink()
     for name in ("blobs", "answers"):
         shutil.rmtree(folder / name, ignore_errors=True)

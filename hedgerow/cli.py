@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from . import (
     __version__,
@@ -109,7 +110,7 @@ def main() -> None:
     try:
         app()
     except HedgerowError as error:
-        Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
+        Console(stderr=True).print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
     except Interrupted as interrupted:
         Console(stderr=True).print("stopped.")

@@ -46,6 +46,7 @@ def train(
     optimizer: Annotated[str, typer.Option(help="adam, adamw, sgd or momentum.")] = "adam",
     schedule: Annotated[str, typer.Option(help="cosine, warmup, exponential or constant.")] = "cosine",
     loss: Annotated[str | None, typer.Option(help="As Keras names it; by default what fits.")] = None,
+    clip: Annotated[float, typer.Option(help="Largest norm of the gradients; 0 for any.", min=0.0)] = 1.0,
     patience: Annotated[
         int | None, typer.Option(help="Stop after so many epochs without a smaller held-out loss.", min=1)
     ] = None,
@@ -85,7 +86,7 @@ def train(
         options = TrainOptions(
             source=source, out=out, data=data, gpus=gpus, mixed_precision=mixed_precision, resume=resume,
             epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, optimizer=optimizer,
-            schedule=schedule, loss=loss, patience=patience, augment=augment, mirror=mirror,
+            schedule=schedule, clip=clip, loss=loss, patience=patience, augment=augment, mirror=mirror,
             held_out=held_out, seed=seed, deterministic=deterministic,
         )  # fmt: skip
         report = run_training(options, on_start=view.start, on_epoch=view.show)

@@ -38,6 +38,7 @@ class TrainOptions:
     optimizer: str = "adam"
     schedule: str = "cosine"
     loss: str | None = None
+    clip: float = 1.0
     patience: int | None = None
     augment: bool = False
     mirror: bool = False
@@ -155,6 +156,7 @@ def _train(
             loss=task.loss,
             optimizer=options.optimizer,
             schedule=options.schedule,
+            clip=options.clip,
             validation=_validation(task),
             augment=augmentation.for_shape(task.train.x.shape[1:], mirror=options.mirror)
             if options.augment

@@ -87,6 +87,7 @@ def train_centrally(
     loss: str | Loss = "sparse_categorical_crossentropy",
     optimizer: str = "adam",
     schedule: str = "cosine",
+    clip: float = 1.0,
     validation: Dataset | None = None,
     augment: Augment | None = None,
     durability: Durability | None = None,
@@ -95,8 +96,8 @@ def train_centrally(
 ) -> TrainingResult:
     """Trains a model; with `tf.distribute`, call it in the strategy's scope.
 
-    Gradients are clipped to norm 1: without it an LSTM over a hundred steps can lose in one step what it
-    learned in an epoch. The same seed, initial weights and machine give the same result, also of a training
+    Gradients are clipped: without it an LSTM over a hundred steps can lose in one step what it learned in an
+    epoch. The same seed, initial weights and machine give the same result, also of a training
     that was killed and resumed. Sets the seeds of Python, numpy and Keras.
 
     Args:
@@ -111,6 +112,8 @@ def train_centrally(
         optimizer: One of `OPTIMIZERS`.
         schedule: One of `SCHEDULES`: `cosine` falls to zero along half a cosine, `warmup` rises for a tenth
             of the steps first, `exponential` falls to a hundredth.
+        clip: Largest global norm of the gradients, 0 for any. Keras clips before replicas add up theirs, so
+            that each may have its part of the norm; that is a little stricter than one replica is.
         validation: Evaluated after every epoch.
         augment: Changes each batch; see `augmentation`.
         durability: Keeps the state of the training on the disk.
@@ -124,11 +127,12 @@ def train_centrally(
         raise UsageError("Expected examples to train on, received none.")
     keras.utils.set_random_seed(seed)
     batch_size = min(batch_size, len(data))
-    full = needs_full_batches(loss) or tf.distribute.get_strategy().num_replicas_in_sync > 1
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    full = needs_full_batches(loss) or replicas > 1
     steps = steps_of(data, batch_size, full=full)
     classifies = losses.get(loss).name == "sparse_categorical_crossentropy"
     model.compile(
-        make_optimizer(optimizer, learning_rate, schedule, epochs * steps),
+        make_optimizer(optimizer, learning_rate, schedule, epochs * steps, clip=clip / replicas),
         keras_loss(loss),
         metrics=_metrics(model) if classifies else [],
     )
@@ -175,13 +179,16 @@ def train_centrally(
     return TrainingResult(tuple(progress.results))
 
 
-def make_optimizer(name: str, learning_rate: float, schedule: str, steps: int) -> keras.optimizers.Optimizer:
-    """Keras's optimizer with a schedule over so many steps and gradients of norm 1 at most.
+def make_optimizer(
+    name: str, learning_rate: float, schedule: str, steps: int, *, clip: float = 1.0
+) -> keras.optimizers.Optimizer:
+    """Keras's optimizer with a schedule over so many steps, and gradients of norm `clip` at most.
 
     Raises:
         UsageError: There is no such optimizer or schedule.
     """
     schedules = keras.optimizers.schedules
+    norm = clip or None
     warmup = round(WARMUP_SHARE * steps)
     rates: dict[str, Callable[[], Any]] = {
         "constant": lambda: learning_rate,
@@ -192,10 +199,10 @@ def make_optimizer(name: str, learning_rate: float, schedule: str, steps: int) -
         "exponential": lambda: schedules.ExponentialDecay(learning_rate, steps, EXPONENTIAL_END),
     }
     makers: dict[str, Callable[[Any], keras.optimizers.Optimizer]] = {
-        "adam": lambda rate: keras.optimizers.Adam(rate, global_clipnorm=1.0),
-        "adamw": lambda rate: keras.optimizers.AdamW(rate, global_clipnorm=1.0),
-        "sgd": lambda rate: keras.optimizers.SGD(rate, global_clipnorm=1.0),
-        "momentum": lambda rate: keras.optimizers.SGD(rate, momentum=0.9, global_clipnorm=1.0),
+        "adam": lambda rate: keras.optimizers.Adam(rate, global_clipnorm=norm),
+        "adamw": lambda rate: keras.optimizers.AdamW(rate, global_clipnorm=norm),
+        "sgd": lambda rate: keras.optimizers.SGD(rate, global_clipnorm=norm),
+        "momentum": lambda rate: keras.optimizers.SGD(rate, momentum=0.9, global_clipnorm=norm),
     }
     if name not in makers or schedule not in rates:
         raise UsageError(

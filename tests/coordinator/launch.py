@@ -13,6 +13,7 @@ device goes to that file: when it was sent, the device, and the message's counte
 from __future__ import annotations
 
 import atexit
+import ctypes
 import errno
 import logging
 import os
@@ -90,6 +91,11 @@ def fill_the_disk_at_sigusr1() -> None:
     Intake.add = adding  # type: ignore[method-assign]
 
 
+def end_with_parent() -> None:
+    """The test kills only the process that it has started (prctl(2): PR_SET_PDEATHSIG)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
 def note_commands(path: str) -> None:
     send, file = Exchange._send, Path(path).open("a")  # noqa: SIM115
 
@@ -134,6 +140,7 @@ def main() -> int:
     for _ in range(LIVES_AT_MOST):
         child = os.fork()
         if child == 0:
+            end_with_parent()
             kill_at(sys.argv[3], int(sys.argv[4]), path.with_name("kills"))
             code = 1
             try:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 # What the app imports is imported once for all its lives.
 import sklearn.datasets  # noqa: F401
-from launch import LIVES_AT_MOST, kill_at
+from launch import LIVES_AT_MOST, end_with_parent, kill_at
 
 from hedgerow.coordinator.flower import Project
 from hedgerow.coordinator.flower_run import FlowerRun, FlowerRunConfig
@@ -35,6 +35,7 @@ def main() -> int:
     for _ in range(LIVES_AT_MOST if kill else 1):
         child = os.fork()
         if child == 0:
+            end_with_parent()
             code = 1
             try:
                 if kill:

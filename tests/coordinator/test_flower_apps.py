@@ -235,7 +235,7 @@ def test_a_node_that_fails_and_one_that_goes_away(make_fleet: MakeFleet) -> None
     fleet.nodes[1].send_signal(signal.SIGTERM)
     fleet.nodes[1].wait()
     broken.start_node(1)
-    server = fleet.start_server("--offline-seconds", "1", num_server_rounds=1, local_steps=2000)
+    server = fleet.start_server("--offline-seconds", "1", num_server_rounds=1, local_steps=2000, nodes=2)
     until = time.monotonic() + 200
     while "no camera" not in (fleet.rig.folder / "node-1.log").read_text():
         assert time.monotonic() < until, fleet.words()
@@ -327,7 +327,7 @@ def test_every_exported_strategy_is_tested() -> None:
 @pytest.mark.parametrize(
     ("where", "count", "config"),
     [
-        ("after", 2, {"strategy": "FedAdam", "fraction_train": 0.7}),
+        ("after", 2, {"strategy": "FedAdam", "fraction_train": 0.7, "min_nodes": 2}),
         ("before", 3, {"strategy": "FedAvg"}),
         ("after", 3, STRATEGIES["DifferentialPrivacyServerSideAdaptiveClipping"][1]),
     ],

@@ -14,10 +14,13 @@ app = ServerApp()
 
 def make_strategy(config):
     arguments = json.loads(config["arguments"])
+    sampling = {"fraction_train": config["fraction-train"], "min_available_nodes": config["nodes"]}
+    if config["strategy"] != "FedXgbCyclic":
+        sampling |= {"min_train_nodes": config["min-nodes"], "min_evaluate_nodes": config["nodes"]}
     if config["inside"]:
-        inside = getattr(strategies, config["inside"])(fraction_train=config["fraction-train"])
+        inside = getattr(strategies, config["inside"])(**sampling)
         return getattr(strategies, config["strategy"])(inside, **arguments)
-    return getattr(strategies, config["strategy"])(fraction_train=config["fraction-train"], **arguments)
+    return getattr(strategies, config["strategy"])(**sampling, **arguments)
 
 
 @app.main()
