@@ -224,10 +224,12 @@ def _as_compiled(found: Fitness, report: Compilation, model: ModelGraphs) -> tup
     """The placements that the compiler made instead of those of the rules."""
     assert found.target.accelerator is not None
     left = {(one.operator, one.tensor): one.reason for one in report.cpu_operators}
+    # Vela calls an operator with a fused activation by the activation's name: its tensor says which it is.
+    by_tensor = {one.tensor: one.reason for one in report.cpu_operators if one.tensor}
     without = msgspec.structs.replace(found.target, accelerator=None)
     placements = []
     for one, on_cpu in zip(found.placements, place(model, without, (model.inference,)), strict=True):
-        reason = left.get((one.operator.name, one.tensor))
+        reason = left.get((one.operator.name, one.tensor), by_tensor.get(one.tensor))
         where = found.target.accelerator.name if reason is None else on_cpu.where
         placements.append(replace(one, where=where, reason=reason or ""))
     return tuple(placements)

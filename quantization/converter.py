@@ -3,12 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import os
-import signal
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -18,44 +12,34 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import CalibrationError, ConverterError, DiskError, RecipeError
+from ..errors import CalibrationError, RecipeError
 from ..hardware.graph import read_graphs
 from . import calibration as examples_of
 from . import foreign_model, fused_file, graph, mixing, recipes
+from .converter_process import ConverterProcess
 from .recipes import Recipe
 from .sensitivity import operator_costs
 
 Array = NDArray[Any]
 
-_CLOSE_SECONDS = 1.0
-_ENVIRONMENT = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2"}
-
 
 class Converter:
-    """A process with the TFLite converter, for several conversions one after the other.
+    """The TFLite converter in a process of its own, for several conversions one after the other.
 
-    It imports TensorFlow, which takes seconds: start it early, while a model is trained. A process that
-    crashed is replaced at the next conversion.
+    A process that crashed is replaced at the next conversion.
     """
 
-    def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="hedgerow-convert-")
-        self._process: subprocess.Popen[str] | None = None
+    def __init__(self, process: ConverterProcess | None = None) -> None:
+        """Prepares a converter.
+
+        Args:
+            process: One that was started early; it is closed with the converter.
+        """
+        self._process = process or ConverterProcess()
 
     def start(self) -> None:
         """Starts the process without waiting for it."""
-        if self._process is not None and self._process.poll() is None:
-            return
-        self._end()
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", f"{__package__}.worker"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                env=os.environ | _ENVIRONMENT,
-            )
+        self._process.start()
 
     def convert(
         self, model: keras.Model, recipe: str | Recipe, *, calibration: Array | Sequence[Array] | None = None
@@ -79,7 +63,7 @@ class Converter:
                 operators = tuple(cost.output for cost in costs[:1])
             return self.quantize(calibrated, float_operators=operators)
         with self._folder_of(model, recipe, calibration) as job:
-            return fused_file.repair(self._answer(job | {"job": "convert"}, model.name))
+            return fused_file.repair(self._process.answer(job | {"job": "convert"}, model.name))
 
     def calibrate(
         self, model: keras.Model, calibration: Array | Sequence[Array], *, clip: bool = False
@@ -95,12 +79,12 @@ class Converter:
         recipe = recipes.get("int8")
         graph.check(model, recipe)
         with self._folder_of(model, recipe, calibration) as job:
-            calibrated = self._answer(job | {"job": "calibrate"}, model.name)
+            calibrated = self._process.answer(job | {"job": "calibrate"}, model.name)
             if not clip:
                 return calibrated
             path = Path(job["output"]).with_name("calibrated.tflite")
             path.write_bytes(calibrated)
-            return self._answer(job | {"job": "clip", "calibrated": str(path)}, model.name)
+            return self._process.answer(job | {"job": "clip", "calibrated": str(path)}, model.name)
 
     def quantize(self, calibrated: bytes, *, float_operators: Sequence[str] = ()) -> bytes:
         """A calibrated file in int8, but for some operators.
@@ -112,7 +96,7 @@ class Converter:
         """
         graph_of_file = read_graphs(calibrated).graphs[0]
         is_float = mixing.float_ends(graph_of_file, float_operators)
-        with self._scratch() as folder:
+        with self._process.scratch() as folder:
             path = folder / "calibrated.tflite"
             path.write_bytes(calibrated)
             job = {
@@ -123,12 +107,11 @@ class Converter:
                 "output_type": "float32" if is_float[1] else "int8",
                 "output": str(folder / "model.tflite"),
             }
-            return fused_file.repair(self._answer(job, path.name))
+            return fused_file.repair(self._process.answer(job, path.name))
 
     def close(self) -> None:
         """Ends the process and removes its files."""
-        self._end()
-        self._folder.cleanup()
+        self._process.close()
 
     def __enter__(self) -> Self:
         self.start()
@@ -142,16 +125,12 @@ class Converter:
     ) -> None:
         self.close()
 
-    @property
-    def _log(self) -> Path:
-        return Path(self._folder.name) / "converter.log"
-
     @contextlib.contextmanager
     def _folder_of(
         self, model: keras.Model, recipe: Recipe, calibration: Array | Sequence[Array] | None
     ) -> Iterator[dict[str, Any]]:
         """A folder with the model and its examples, as the part of a job that names them."""
-        with self._scratch() as folder:
+        with self._process.scratch() as folder:
             job = {
                 "signature": graph.SIGNATURE,
                 "weights": recipe.weights,
@@ -167,66 +146,6 @@ class Converter:
                 return
             graph.freeze(model, folder / "saved_model", recipe)
             yield job | {"saved_model": str(folder / "saved_model")}
-
-    @contextlib.contextmanager
-    def _scratch(self) -> Iterator[Path]:
-        """A folder that lasts as long as a conversion.
-
-        Raises:
-            DiskError: The disk of temporary files failed.
-        """
-        try:
-            with tempfile.TemporaryDirectory(dir=self._folder.name) as name:
-                yield Path(name)
-        except OSError as error:
-            raise DiskError(
-                f"Cannot write to the temporary folder {self._folder.name!r}: {error.strerror or error}.",
-                remedy="Make room there, or name another folder with the variable TMPDIR.",
-            ) from error
-
-    def _answer(self, job: dict[str, Any], model: str) -> bytes:
-        """Sends one job and waits for what it makes."""
-        self.start()
-        process = self._process
-        assert process is not None and process.stdin is not None and process.stdout is not None
-        try:
-            process.stdin.write(json.dumps(job) + "\n")
-            process.stdin.flush()
-            line = process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
-        if not line:
-            code = self._end()
-            end = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-            raise ConverterError(
-                f"The TFLite converter crashed on the model {model!r} ({end}). {self._last_words()}",
-                model=model,
-            )
-        error = json.loads(line)["error"]
-        if error is not None:
-            words = " ".join(error.split())[:1000].rstrip(".")
-            raise ConverterError(f"The TFLite converter refused the model {model!r}: {words}.", model=model)
-        return Path(job["output"]).read_bytes()
-
-    def _end(self) -> int:
-        """Ends the process, if there is one, and returns its exit code."""
-        process, self._process = self._process, None
-        if process is None:
-            return 0
-        assert process.stdin is not None and process.stdout is not None
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.close()
-        try:
-            process.wait(_CLOSE_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        process.stdout.close()
-        return process.returncode
-
-    def _last_words(self) -> str:
-        lines = self._log.read_text(errors="replace").strip().splitlines()
-        return f"Its last words: {lines[-1][:500].rstrip('.')}." if lines else "It printed nothing."
 
 
 def convert(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 import wave
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from keras import layers
 from typer.testing import CliRunner
 
 import hedgerow
-from hedgerow import cli
+from hedgerow import cli, errors
 from hedgerow.conversion import run_conversion
 from hedgerow.conversion_options import ConversionOptions
 from hedgerow.errors import CalibrationError, GateError, SourceError, TargetError, UsageError
@@ -319,3 +321,15 @@ def test_python_has_the_command_s_words(narrow: Path, tmp_path: Path) -> None:
     assert [rung["passed"] for rung in saved["rungs"]] == [False] * (len(tried) - 1) + [True]
     page = (tmp_path / "report.html").read_text()
     assert "2 to 64 operators" in page and "int8-ranges" in page
+
+
+def test_the_page_has_the_exit_codes_and_the_recipes() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "conversion.md").read_text()
+    rows = re.findall(r"^\| ([\d, ]+) \|", page, re.MULTILINE)
+    listed = {int(code) for row in rows for code in row.split(",")}
+    classes = [one for _, one in inspect.getmembers(errors, inspect.isclass)]
+    codes = {one.exit_code for one in classes if issubclass(one, errors.QuantizationError)}
+    assert codes - {errors.QuantizationError.exit_code} <= listed
+    assert {errors.ReleaseBuildError.exit_code, errors.DiskError.exit_code} <= listed
+    assert listed <= {one.exit_code for one in classes if issubclass(one, errors.HedgerowError)}
+    assert set(re.findall(r"^\| `([a-z0-9-]+)` \|", page, re.MULTILINE)) == set(LADDER)

@@ -145,7 +145,7 @@ def test_an_operator_that_tflite_lacks_is_the_converter_s_error(converter: Conve
 @pytest.mark.slow
 def test_a_converter_that_crashes_is_an_error_and_is_replaced(network: keras.Model) -> None:
     with Converter() as converter:
-        process = converter._process
+        process = converter._process.process
         assert process is not None
         # Stopped before it is asked, killed while it is: the end of the process is the answer.
         os.kill(process.pid, signal.SIGSTOP)
@@ -159,9 +159,9 @@ def test_a_converter_that_crashes_is_an_error_and_is_replaced(network: keras.Mod
 
 def test_closing_leaves_no_process_and_no_files() -> None:
     converter = Converter()
-    folder = converter._log.parent
+    folder = converter._process.log.parent
     with converter:
-        process = converter._process
+        process = converter._process.process
         assert process is not None and process.poll() is None and folder.is_dir()
     assert process.poll() is not None
     assert not folder.exists()

@@ -12,6 +12,7 @@ import pytest
 from keras import layers
 
 from hedgerow.errors import GateError, RecipeError
+from hedgerow.hardware import fitness, targets
 from hedgerow.hardware.graph import read_graphs
 from hedgerow.hardware.interpreter import load
 from hedgerow.hardware.verification import verify
@@ -224,3 +225,15 @@ def test_a_mix_without_names_keeps_the_costliest(small: keras.Model, converter: 
 def test_fine_tuning_is_not_conversion(small: keras.Model, converter: Converter) -> None:
     with pytest.raises(RecipeError, match="fine_tune"):
         converter.convert(small, "int8-tuned", calibration=EXAMPLES)
+
+
+def test_the_float_operators_of_a_mix_are_reported_on_the_cpu(
+    calibrated: bytes, converter: Converter
+) -> None:
+    graph = read_graphs(calibrated).graphs[0]
+    # Vela reports the first convolution, which has a fused activation, as a RELU.
+    data = converter.quantize(calibrated, float_operators=[graph.tensors[graph.operators[0].outputs[0]].name])
+    found = fitness.check(data, targets.load("ethos-u55-128"))
+    where = {one.operator.name: one.where for one in found.placements[:2]}
+    assert where == {"CONV_2D": "CPU", "QUANTIZE": "CPU"}
+    assert not found.runs_as_asked and found.placements[2].where == "Ethos-U55"

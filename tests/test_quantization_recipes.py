@@ -82,7 +82,7 @@ def test_a_recipe_stays_near_to_keras_on_every_runtime(
 ) -> None:
     keras.utils.set_random_seed(0)
     network = MODELS[kind]()
-    x = RNG.normal(size=(60, *network.input_shape[1:])).astype(np.float32)
+    x = np.random.default_rng(0).normal(size=(60, *network.input_shape[1:])).astype(np.float32)
     path = tmp_path / f"{name}.tflite"
     path.write_bytes(converter.convert(network, name, calibration=x))
     write_golden(tmp_path / "golden.npz", {name: path}, x)

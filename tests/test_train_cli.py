@@ -94,6 +94,13 @@ def test_the_readmes_example(garden: Path) -> None:
     assert {weight.dtype for weight in model.weights} == {"float32"}
 
 
+def test_the_readme_shows_this_example() -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    assert FUNCTION in readme
+    example = "--augment --patience 20 --epochs 40 --out leaves.keras"
+    assert f"hedgerow train garden:leaves --data leaves {example}\n" in readme
+
+
 @pytest.mark.slow
 def test_a_killed_training_goes_on_as_if_it_had_not_been(garden: Path) -> None:
     options = ("--epochs", "8", "--augment", "--patience", "7")
