@@ -16,6 +16,7 @@ from ..errors import CalibrationError, RecipeError
 from ..hardware.graph import read_graphs
 from . import calibration as examples_of
 from . import foreign_model, fused_file, graph, mixing, recipes
+from .compact import compact
 from .converter_process import ConverterProcess
 from .recipes import Recipe
 from .sensitivity import operator_costs
@@ -63,7 +64,7 @@ class Converter:
                 operators = tuple(cost.output for cost in costs[:1])
             return self.quantize(calibrated, float_operators=operators)
         with self._folder_of(model, recipe, calibration) as job:
-            return fused_file.repair(self._process.answer(job | {"job": "convert"}, model.name))
+            return compact(fused_file.repair(self._process.answer(job | {"job": "convert"}, model.name)))
 
     def calibrate(
         self, model: keras.Model, calibration: Array | Sequence[Array], *, clip: bool = False
@@ -107,7 +108,7 @@ class Converter:
                 "output_type": "float32" if is_float[1] else "int8",
                 "output": str(folder / "model.tflite"),
             }
-            return fused_file.repair(self._process.answer(job, path.name))
+            return compact(fused_file.repair(self._process.answer(job, path.name)))
 
     def close(self) -> None:
         """Ends the process and removes its files."""
