@@ -155,8 +155,8 @@ class InPort:
             np.divide(value, self._scale, scratch)
             np.rint(scratch, scratch)
             np.add(scratch, self._zero_point, scratch)
-            np.minimum(scratch, self._highest, scratch)
-            np.maximum(scratch, self._lowest, scratch)
+            np.minimum(scratch, self._highest, out=scratch)
+            np.maximum(scratch, self._lowest, out=scratch)
             value = scratch
         self._view()[...] = value
 
