@@ -11,7 +11,7 @@ from typing import Any
 
 import flatbuffers  # type: ignore[import-untyped]
 import numpy as np
-from ai_edge_litert import schema_py_generated as schema
+from tensorflow.lite.python import schema_py_generated as schema
 
 _IDENTIFIER = b"TFL3"
 # What the schema asks for; the generated code for Python does not know it.
