@@ -96,7 +96,9 @@ class Fitness:
         return "" if self.runs_as_asked else "Choose another target: this one computes something else."
 
 
-def check(source: str | Path | bytes, target: Target, *, run: bool = True) -> Fitness:
+def check(
+    source: str | Path | bytes, target: Target, *, run: bool = True, compilation: Compilation | None = None
+) -> Fitness:
     """Places every operator of a file's inference graph on a target's processors.
 
     For a target with a compiler that is installed here, the compiler says which operators it leaves. For one
@@ -106,6 +108,7 @@ def check(source: str | Path | bytes, target: Target, *, run: bool = True) -> Fi
         source: The file.
         target: The target.
         run: Whether to start compilers and runtimes; without, the rules of the description decide alone.
+        compilation: What the target's compiler made of this file, to spare compiling it once more.
 
     Raises:
         ModelFileError: The file is missing or damaged.
@@ -127,7 +130,7 @@ def check(source: str | Path | bytes, target: Target, *, run: bool = True) -> Fi
     if not run:
         return found
     with _file(source) as path:
-        return _on_runtime(_compiled(found, path, model), path, model)
+        return _on_runtime(_compiled(found, path, model, compilation), path, model)
 
 
 def operator_counts(fitness: Fitness) -> dict[str, dict[str, int]]:
@@ -185,7 +188,7 @@ def _file(source: str | Path | bytes) -> Iterator[Path]:
         yield path
 
 
-def _compiled(found: Fitness, path: Path, model: ModelGraphs) -> Fitness:
+def _compiled(found: Fitness, path: Path, model: ModelGraphs, compilation: Compilation | None) -> Fitness:
     """What the target's compiler says, where it is here and the rules leave it anything to do."""
     accelerator = found.target.accelerator
     if accelerator is None or accelerator.compiler is None:
@@ -195,11 +198,11 @@ def _compiled(found: Fitness, path: Path, model: ModelGraphs) -> Fitness:
     if not any(placement.where == accelerator.name for placement in found.placements):
         return found
     absent = compilers.missing(found.target)
-    if absent:
+    if compilation is None and absent:
         return replace(found, notes=(f"By rules alone: to compile the file, install {absent}.",))
     try:
         with tempfile.TemporaryDirectory() as folder:
-            report = compilers.compile_for(found.target, path, folder)
+            report = compilation or compilers.compile_for(found.target, path, folder)
     except CompilerError as error:
         return replace(found, failure=str(error.args[0]).rstrip("."))
     activations = report.activations_kib

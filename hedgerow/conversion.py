@@ -14,6 +14,7 @@ from .conversion_report import ConversionReport, reports, target_report
 from .errors import CompilerError, InterpreterError, VerificationError
 from .hardware import execution, fitness, targets, verification
 from .hardware.benchmark import RUNTIMES, Benchmark, benchmark
+from .hardware.compilation import Compilation
 from .hardware.execution import ExecutingRuntime
 from .hardware.fitness import Fitness
 from .hardware.targets import Target
@@ -168,7 +169,9 @@ class _Proof:
         self._write_report = write_report
         self._say = say
 
-    def __call__(self, destination: Path, files: Mapping[str, Path], compiled: Mapping[str, Path]) -> None:
+    def __call__(
+        self, destination: Path, files: Mapping[str, Path], compiled: Mapping[str, Compilation]
+    ) -> None:
         """Verifies, checks and measures the files, and writes the report."""
         self._say("verifying the files on every runtime")
         verifications = _verify(files, self._targets, self._chosen)
@@ -178,9 +181,10 @@ class _Proof:
             recipe = self._chosen[target.name]
             # The interpreters have just run it; compilers and other runtimes say more than the rules.
             interpreted = target.accelerator is None and set(target.verify) <= set(RUNTIMES)
-            found.append(fitness.check(files[recipe], target, run=not interpreted))
-            file = compiled.get(target.name, files[recipe]).name
-            reported.append(target_report(found[-1], recipe, file))
+            compilation = compiled.get(target.name)
+            found.append(fitness.check(files[recipe], target, run=not interpreted, compilation=compilation))
+            file = files[recipe] if compilation is None else compilation.output
+            reported.append(target_report(found[-1], recipe, file.name))
         self.fitness = tuple(found)
         costs = self._gate.costs()
         self._say("measuring the latency of the files")

@@ -15,7 +15,7 @@ from .coordinator.records import RoundRecord
 from .demo_view import percent
 
 if TYPE_CHECKING:
-    from .hardware.vela import VelaReport
+    from .hardware.compilation import Compilation
     from .models.datasets import Federation
     from .models.evaluation import Evaluation
     from .models.zoo import Entry
@@ -197,13 +197,13 @@ def _rows(evaluation: Evaluation) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(map(int, row)) for row in evaluation.confusion)
 
 
-def _target(name: str, compiled: VelaReport) -> reports.Target:
+def _target(name: str, compiled: Compilation) -> reports.Target:
     return reports.Target(
         target=name,
-        npu_percent=compiled.npu_percent,
-        cycles=compiled.cycles,
-        sram_kib=compiled.sram_kib,
-        inference_ms=compiled.inference_ms,
+        npu_percent=compiled.accelerated_percent or 0.0,
+        cycles=compiled.cycles or 0,
+        sram_kib=compiled.activations_kib or 0.0,
+        inference_ms=compiled.inference_ms or 0.0,
     )
 
 

@@ -1,8 +1,9 @@
-"""A quantized file with equal vectors stored once.
+"""A quantized file with equal vectors stored once and names of one word.
 
 A tensor that is quantized per channel has a scale of 4 bytes and a zero point of 8 for every channel, and its
 bias has them again: in a small network a quarter of the file. Nearly all zero points are the same zeros. A
-flatbuffer may point to one vector from many places, but the converter writes each anew.
+flatbuffer may point to one vector from many places, but the converter writes each anew. It also names a
+tensor after every operation that went into it: in a DS-CNN a ninth of the file.
 """
 
 from __future__ import annotations
@@ -47,9 +48,12 @@ def compact(content: bytes) -> bytes:
         content: A ``.tflite`` file.
 
     Returns:
-        A file with the same tensors, operators and names; the one that came in where that is shorter.
+        A file with the same tensors and operators; the one that came in where that is shorter. Of a name like
+        `relu/Relu;norm/mul;conv/convolution` the first word stays, of a constant's the last.
     """
     model = schema.ModelT.InitFromPackedBuf(bytearray(content), 0)
+    for graph in model.subgraphs:
+        _shorten_names(graph, model.buffers)
     for buffer in model.buffers:
         if buffer.data is not None:
             buffer.data = np.asarray(buffer.data, np.uint8)
@@ -57,3 +61,16 @@ def compact(content: bytes) -> bytes:
     builder.Finish(model.Pack(builder), _IDENTIFIER)
     written = bytes(builder.Output())
     return written if len(written) < len(content) else content
+
+
+def _shorten_names(graph: schema.SubGraphT, buffers: list[schema.BufferT]) -> None:
+    """Names each tensor after one of the operations that went into it, which no other is named after."""
+    taken = {tensor.name for tensor in graph.tensors}
+    for tensor in graph.tensors:
+        words = tensor.name.split(b";")
+        constant = buffers[tensor.buffer].data is not None
+        for word in reversed(words) if constant else words:
+            if word and word not in taken:
+                taken.add(word)
+                tensor.name = word
+                break

@@ -16,8 +16,9 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ReleaseBuildError
-from ..hardware import interpreter, vela
+from ..errors import CompilerError, ReleaseBuildError
+from ..hardware import compilers, interpreter
+from ..hardware.compilation import Compilation
 from ..hardware.targets import Target
 from ..hardware.targets import load as load_target
 from ..protocol import manifest as manifests
@@ -46,14 +47,14 @@ class Release:
         files: Path of each file: `trainable`, the recipes' names, `golden`, and the targets' names for
             compiled ones.
         comparison: Keras against the files on the held-out examples; None without any.
-        compiled: Vela's report for each target that it compiled for.
+        compiled: What its compiler says, for each target that has a compiled file.
     """
 
     folder: Path
     manifest: Manifest
     files: dict[str, Path]
     comparison: Comparison | None
-    compiled: dict[str, vela.VelaReport]
+    compiled: dict[str, Compilation]
 
 
 def build_release(
@@ -75,7 +76,7 @@ def build_release(
     converted: Mapping[str, bytes] | None = None,
     comparison: Comparison | None = None,
     compile_from: Mapping[str, str] | None = None,
-    on_built: Callable[[Path, Mapping[str, Path], Mapping[str, Path]], None] | None = None,
+    on_built: Callable[[Path, Mapping[str, Path], Mapping[str, Compilation]], None] | None = None,
 ) -> Release:
     """Converts, measures, compiles and writes a release, all of it or nothing.
 
@@ -92,15 +93,16 @@ def build_release(
         labels: Name of each class.
         preprocessing: What makes a raw example the model's input.
         recipes: What to convert to.
-        targets: What to compile for; a target without a compiler takes the files of the kinds that it reads.
+        targets: What to compile for. A target without a compiler takes the files of the kinds that it reads;
+            so does one whose compiler is missing or refuses the file, unless it runs compiled files alone.
         minimum_agent: The oldest agent that can run it.
         key: Signs the manifest.
         converter: A running converter, to save the start of a process.
         converted: Files that are converted already, by their recipes' names.
         comparison: How the files answer the test, if that has been measured.
         compile_from: Name of the recipe whose file a target's compiler takes; int8 by default.
-        on_built: Called before the release gets its name, with its folder to be, the files by kind and the
-            compiled ones by target; what it raises leaves no release.
+        on_built: Called before the release gets its name, with its folder to be, the files by kind and what
+            compilers made by target; what it raises leaves no release.
 
     Raises:
         ReleaseBuildError: The version is not newer than what is there, the test examples are calibration
@@ -125,11 +127,11 @@ def build_release(
         if comparison is None and test is not None:
             comparison = compare(model, _inference(files), *test)
         golden = _golden(aside, _inference(files), calibration, test)
-        compiled = {
-            target.name: _compile(target, files[(compile_from or {}).get(target.name, "int8")], aside)
-            for target in chosen_targets
-            if target.compiled
-        }
+        compiled = {}
+        for target in chosen_targets:
+            source = files.get((compile_from or {}).get(target.name, "int8"))
+            if source is not None and (report := _compile(target, source, aside)) is not None:
+                compiled[target.name] = report
         entries = [_entry(path, kind, chosen_targets, comparison) for kind, path in files.items()]
         entries += [
             _compiled_entry(aside / f"{target}.tflite", target, report) for target, report in compiled.items()
@@ -151,8 +153,7 @@ def build_release(
             sign_manifest(manifest, key) if key else manifests.encode(manifest),
         )
         if on_built is not None:
-            outputs = {target: report.output for target, report in compiled.items()}
-            on_built(destination, files | ({"golden": golden} if golden is not None else {}), outputs)
+            on_built(destination, files | ({"golden": golden} if golden is not None else {}), compiled)
     placed = {kind: destination / path.name for kind, path in files.items()}
     reports = {
         target: dataclasses.replace(report, output=destination / report.output.name)
@@ -221,12 +222,23 @@ def _golden(
     return path
 
 
-def _compile(target: Target, int8: Path, aside: Path) -> vela.VelaReport:
-    """Compiles in a folder of its own: a full disk is then no failure of the compiler."""
-    assert target.accelerator is not None
+def _compile(target: Target, source: Path, aside: Path) -> Compilation | None:
+    """The file as a target's compiler makes it; None for a target that does not need one and gets none.
+
+    It compiles in a folder of its own: a full disk is then no failure of the compiler.
+    """
+    if target.accelerator is None or target.accelerator.compiler is None:
+        return None
+    if not target.compiled and compilers.missing(target):
+        return None
     output = aside / f"{target.name}.tflite"
     with tempfile.TemporaryDirectory() as folder:
-        report = vela.compile(int8, target.accelerator.configuration, folder)
+        try:
+            report = compilers.compile_for(target, source, folder)
+        except CompilerError:
+            if target.compiled:
+                raise
+            return None
         release_folder.write(output, report.output)
     return dataclasses.replace(report, output=output)
 
@@ -268,13 +280,14 @@ def _plain_entry(
     )
 
 
-def _compiled_entry(path: Path, target: str, report: vela.VelaReport) -> ModelFile:
-    metrics = {
-        "npu_percent": report.npu_percent,
-        "cycles": float(report.cycles),
-        "sram_kib": report.sram_kib,
-        "flash_kib": report.flash_kib,
+def _compiled_entry(path: Path, target: str, report: Compilation) -> ModelFile:
+    said = {
+        "npu_percent": report.accelerated_percent,
+        "cycles": report.cycles,
+        "sram_kib": report.activations_kib,
+        "flash_kib": report.weights_kib,
     }
+    metrics = {name: float(value) for name, value in said.items() if value is not None}
     return _plain_entry(path, "compiled", targets=(target,), metrics=metrics)
 
 

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 from keras import layers
+from tensorflow.lite.python.schema_py_generated import BufferT, SubGraphT, TensorT
 
 from hedgerow.hardware import vela
 from hedgerow.hardware.runtime import installed
 from hedgerow.quantization import Converter, recipes
-from hedgerow.quantization.compact import compact
+from hedgerow.quantization.compact import _shorten_names, compact
 
 Pair = tuple[bytes, bytes, np.ndarray]
 
@@ -59,6 +60,30 @@ def test_it_is_smaller_and_short_already_the_second_time(pair: Pair) -> None:
     )
     if channels > 300:
         assert len(long) - len(short) > 6 * channels, "zero points of 8 bytes are nearly all alike"
+
+
+def test_each_tensor_keeps_a_name_of_its_own_that_says_where_it_comes_from(pair: Pair) -> None:
+    long, short = (_names(content) for content in pair[:2])
+    assert len(set(short)) == len(set(long))
+    for before, after in zip(long, short, strict=True):
+        assert after == before or after in before.split(";")
+    assert sum(map(len, short)) <= sum(map(len, long))
+
+
+def test_a_name_that_is_taken_stays_long() -> None:
+    graph = SubGraphT()
+    graph.tensors = [TensorT(), TensorT(), TensorT(), TensorT()]
+    for tensor, name in zip(graph.tensors, (b"a;b", b"a;b;c", b"b", b"a;b;c;d"), strict=True):
+        tensor.name, tensor.buffer = name, 0
+    _shorten_names(graph, [BufferT()])
+    assert [tensor.name for tensor in graph.tensors] == [b"a", b"c", b"b", b"d"]
+    _shorten_names(graph, [BufferT()])
+    assert [tensor.name for tensor in graph.tensors] == [b"a", b"c", b"b", b"d"]
+
+
+def _names(content: bytes) -> list[str]:
+    graph = schema.Model.GetRootAsModel(content, 0).Subgraphs(0)
+    return [graph.Tensors(index).Name().decode() for index in range(graph.TensorsLength())]
 
 
 def test_buffers_are_aligned_as_the_schema_asks(pair: Pair) -> None:

@@ -24,6 +24,8 @@ from hedgerow.errors import (
     TargetError,
     VerificationError,
 )
+from hedgerow.hardware import xcore
+from hedgerow.hardware.graph import read_graphs
 from hedgerow.hardware.inference import Inference
 from hedgerow.protocol import manifest as manifests
 from hedgerow.protocol.manifest import Preprocessing
@@ -104,7 +106,57 @@ def test_a_release_has_its_files_and_says_so(
     compiled = manifest.file("compiled", target="ethos-u55-128")
     report = release.compiled["ethos-u55-128"]
     assert report.output == release.files["ethos-u55-128"] and report.output.is_file()
-    assert compiled.metrics["npu_percent"] == report.npu_percent == 100.0
+    assert compiled.metrics["npu_percent"] == report.accelerated_percent == 100.0
+
+
+def test_a_compiler_that_is_here_makes_the_target_a_file_beside_the_one_it_can_also_run(
+    converter: Converter, tmp_path: Path
+) -> None:
+    """xcore-opt compiles the ConvNet; it refuses the fused LSTM, and no Edge TPU compiler is installed."""
+    convnet = keras.Sequential(
+        [keras.Input((8, 8, 4)), layers.Conv2D(16, 3, activation="relu"), layers.Flatten(), layers.Dense(4)]
+    )
+    images = np.random.default_rng(0).normal(size=(30, 8, 8, 4)).astype(np.float32)
+    release = build_release(
+        tmp_path,
+        name="made",
+        version="1.0.0",
+        model=convnet,
+        calibration=images,
+        targets=("xmos-xcore-ai", "linux-x86-64-litert"),
+        converter=converter,
+    )
+    manifest = release.manifest
+    assert set(manifest.file("int8").targets) == {"xmos-xcore-ai", "linux-x86-64-litert"}
+    if not xcore.is_installed():
+        assert not release.compiled
+        return
+    compiled = manifest.file("compiled", target="xmos-xcore-ai")
+    report = release.compiled["xmos-xcore-ai"]
+    assert compiled.metrics == {
+        "sram_kib": report.activations_kib,
+        "flash_kib": report.weights_kib,
+    }
+    operators = [one.name for one in read_graphs(release.files["xmos-xcore-ai"]).graphs[0].operators]
+    assert any(name.startswith("CUSTOM:XC_conv2d") for name in operators)
+
+
+def test_a_target_whose_compiler_refuses_the_file_has_the_file(
+    network: keras.Model, converter: Converter, tmp_path: Path
+) -> None:
+    release = build_release(
+        tmp_path,
+        name="tiny",
+        version="1.0.0",
+        model=network,
+        calibration=EXAMPLES,
+        targets=("xmos-xcore-ai", "coral-edge-tpu"),
+        converter=converter,
+    )
+    assert not release.compiled
+    assert sorted(path.name for path in release.folder.iterdir()) == [
+        "golden.npz", "int8.tflite", "manifest.json",
+    ]  # fmt: skip
 
 
 def test_versions_only_go_up(network: keras.Model, converter: Converter, tmp_path: Path) -> None:
