@@ -49,7 +49,7 @@ def compact(content: bytes) -> bytes:
 
     Returns:
         A file with the same tensors and operators; the one that came in where that is shorter. Of a name like
-        `relu/Relu;norm/mul;conv/convolution` the first word stays, of a constant's the last.
+        `relu/Relu;norm/mul;conv/convolution` the first word stays, of a constant's the shortest.
     """
     model = schema.ModelT.InitFromPackedBuf(bytearray(content), 0)
     for graph in model.subgraphs:
@@ -66,11 +66,10 @@ def compact(content: bytes) -> bytes:
 def _shorten_names(graph: schema.SubGraphT, buffers: list[schema.BufferT]) -> None:
     """Names each tensor after one of the operations that went into it, which no other is named after."""
     taken = {tensor.name for tensor in graph.tensors}
-    for tensor in graph.tensors:
-        words = tensor.name.split(b";")
-        constant = buffers[tensor.buffer].data is not None
-        for word in reversed(words) if constant else words:
-            if word and word not in taken:
-                taken.add(word)
-                tensor.name = word
-                break
+    constants = [tensor for tensor in graph.tensors if buffers[tensor.buffer].data is not None]
+    results = [tensor for tensor in graph.tensors if buffers[tensor.buffer].data is None]
+    for tensor in (*results, *constants):
+        words = [word for word in tensor.name.split(b";") if word and word not in taken]
+        if words:
+            tensor.name = words[0] if tensor in results else min(words, key=len)
+            taken.add(tensor.name)

@@ -64,7 +64,9 @@ class Converter:
                 operators = tuple(cost.output for cost in costs[:1])
             return self.quantize(calibrated, float_operators=operators)
         with self._folder_of(model, recipe, calibration) as job:
-            return compact(fused_file.repair(self._process.answer(job | {"job": "convert"}, model.name)))
+            content = fused_file.repair(self._process.answer(job | {"job": "convert"}, model.name))
+        # A float file has nothing to share, and the names are of use to whoever looks into it.
+        return content if recipe.kind in ("float32", "float16") else compact(content)
 
     def calibrate(
         self, model: keras.Model, calibration: Array | Sequence[Array], *, clip: bool = False
