@@ -5,15 +5,17 @@
     python benchmarks/agent.py supernode
     python benchmarks/agent.py install dist/hedgerow-*.whl
 
-`predict` takes turns between the runtime's own tensors, filled with integers that are ready (`interpreter`),
-the same with TFLite's quantization written in numpy (`by hand`), and `Device.predict`; each
-has an interpreter of its own, so that what the others do to the caches is the same for all. `install` makes a
-bare environment and puts the wheel with [edge] into it.
+`daemon` counts every page of the agent's processes once, whatever other programs share. `predict` takes turns
+between the runtime's own tensors, filled with integers that are ready (`interpreter`), the same with TFLite's
+quantization written in numpy (`by hand`: what a program without Hedgerow has to do for the same answer), and
+`Device.predict`; each has an interpreter of its own, so that what the others do to the caches is the same for
+all. `install` makes a bare environment and puts the wheel with [edge] into it.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import os
 import signal
@@ -27,6 +29,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
+from random import Random
 from typing import Any
 
 import iotcore
@@ -53,6 +56,7 @@ from hedgerow.protocol.topics import Topics
 
 TOPICS = Topics("bench")
 IDLE_SECONDS = 20.0
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 BIN = Path(sys.executable).parent
 
 
@@ -98,11 +102,11 @@ def measure_idle(name: str, pid: int) -> None:
     print(f"{name:10} idle CPU                {(cpu_seconds(pid) - before) / IDLE_SECONDS:8.2%}")
 
 
-class ProportionalMemory:
+class PeakMemory:
     """How much more memory a process and its children take at most while the body runs than before.
 
-    Of proportional set sizes: a page that two processes share counts half for each, so that the sum is what
-    the machine has to have.
+    Every page counts once: those of files that any of them has in RAM, whoever else has them, too; and the
+    rest by proportional set size. So it is the same whatever other programs on the machine share.
     """
 
     def __init__(self, pid: int) -> None:
@@ -113,9 +117,9 @@ class ProportionalMemory:
 
     @property
     def added_mib(self) -> float:
-        return (self._largest - self._idle) / 1024
+        return self._largest - self._idle
 
-    def __enter__(self) -> ProportionalMemory:
+    def __enter__(self) -> PeakMemory:
         self._thread.start()
         return self
 
@@ -128,12 +132,34 @@ class ProportionalMemory:
             self._largest = max(self._largest, self._now())
 
     def _now(self) -> float:
-        try:
-            processes = [psutil.Process(self._pid)]
-            processes += processes[0].children(recursive=True)
-            return sum(process.memory_full_info().pss for process in processes) / 1024
-        except psutil.Error:
-            return 0.0
+        anonymous_kib = 0
+        of_files: dict[tuple[str, str], set[int]] = {}
+        for process in (psutil.Process(self._pid), *psutil.Process(self._pid).children(recursive=True)):
+            # A process may end while it is looked at.
+            with contextlib.suppress(OSError):
+                anonymous_kib += _anonymous_kib(process.pid)
+                for file, pages in _file_pages(process.pid):
+                    of_files.setdefault(file, set()).update(pages)
+        return anonymous_kib / 1024 + sum(map(len, of_files.values())) * PAGE_BYTES / 2**20
+
+
+def _anonymous_kib(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Pss_Anon:"))
+
+
+def _file_pages(pid: int) -> Iterator[tuple[tuple[str, str], list[int]]]:
+    """The pages of each mapped file that a process has in RAM: bits 63 and 61 of /proc/PID/pagemap."""
+    with Path(f"/proc/{pid}/pagemap").open("rb", buffering=0) as pagemap:
+        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            place, _, offset, device, inode = line.split(maxsplit=5)[:5]
+            if inode == "0":
+                continue
+            first, end = (int(number, 16) // PAGE_BYTES for number in place.split("-"))
+            pagemap.seek(first * 8)
+            flags = np.frombuffer(pagemap.read((end - first) * 8), np.uint64) >> np.uint64(61)
+            pages = np.flatnonzero((flags & np.uint64(0b101)) == 0b101) + int(offset, 16) // PAGE_BYTES
+            yield (device, inode), pages.tolist()
 
 
 def measure_daemon(folder: Path, program: Path, weights: Path) -> None:
@@ -166,10 +192,10 @@ def measure_daemon(folder: Path, program: Path, weights: Path) -> None:
                 config={"epochs": 3, "learning-rate": 0.05}, **offered,
             )  # fmt: skip
             begun = time.monotonic()
-            with ProportionalMemory(agent.pid) as memory:
+            with PeakMemory(agent.pid) as memory:
                 link.publish(TOPICS.down("d1", "task"), messages.encode(task))
                 update = wait_for(queue, messages.Update)
-            print(f"agent      training takes          {memory.added_mib:8.1f} MiB more (proportional)")
+            print(f"agent      training takes          {memory.added_mib:8.1f} MiB more")
             print(f"agent      task to update          {time.monotonic() - begun:8.2f} s")
             print(f"agent      of that, work           {update.seconds:8.2f} s")
             settled = messages.Settled(device="d1", epoch=1, counter=2, task="t", accepted=True)
@@ -259,8 +285,12 @@ def install_release(folder: Path, file: Path) -> Device:
     return Device(folder)
 
 
-def measure_predict(folder: Path, file: Path, *, calls: int, title: str) -> None:
-    """The runtime's own tensors and `Device.predict` in turns, one example at a time."""
+def measure_predict(folder: Path, file: Path, *, calls: int, title: str) -> float:
+    """The runtime's own tensors and `Device.predict` in turns, one example at a time.
+
+    Returns:
+        The 95th percentile of `Device.predict`, us.
+    """
     with (
         install_release(folder, file) as device,
         interpreter.load(file) as bare,
@@ -286,19 +316,24 @@ def measure_predict(folder: Path, file: Path, *, calls: int, title: str) -> None
         }
         np.testing.assert_array_equal(ways["by hand"](), ways["Device.predict"]())
         times: dict[str, list[float]] = {way: [] for way in ways}
+        turns = list(ways.items())
+        chance = Random(0)
         for _ in range(calls):
-            for way, call in ways.items():
+            # What one finds in the caches depends on who was before.
+            chance.shuffle(turns)
+            for way, call in turns:
                 begun = time.perf_counter()
                 call()
                 times[way].append((time.perf_counter() - begun) * 1e6)
-    base = sorted(times["interpreter"])
-    for way, found in times.items():
-        found.sort()
+    medians = {way: statistics.median(found) for way, found in times.items()}
+    percentiles = {way: sorted(found)[int(len(found) * 0.95)] for way, found in times.items()}
+    for way, median in medians.items():
         print(
-            f"{title:24} {way:15} median {statistics.median(found):8.1f} us"
-            f" ({statistics.median(found) / statistics.median(base):5.3f})"
-            f"  95th percentile {found[int(len(found) * 0.95)]:8.1f} us"
+            f"{title:24} {way:15} median {median:8.1f} us, {median / medians['interpreter']:5.3f} of"
+            f" interpreter, {median / medians['by hand']:5.3f} of by hand;"
+            f" 95th percentile {percentiles[way]:8.1f} us"
         )
+    return percentiles["Device.predict"]
 
 
 @contextmanager
@@ -368,16 +403,19 @@ def main() -> None:
                 for number, file in enumerate(arguments.files):
                     title = f"{file.parent.name}/{file.stem}"[-24:]
                     (folder / str(number)).mkdir()
-                    measure_predict(folder / str(number), file, calls=arguments.calls, title=title)
+                    quiet = measure_predict(folder / str(number), file, calls=arguments.calls, title=title)
                     if arguments.training:
                         (folder / f"{number}-busy").mkdir()
                         with training(folder / f"{number}-busy" / "work", *arguments.training):
-                            measure_predict(
+                            busy = measure_predict(
                                 folder / f"{number}-busy",
                                 file,
                                 calls=arguments.calls,
                                 title="  while it trains",
                             )
+                        print(
+                            f"  95th percentile of Device.predict while it trains: {busy / quiet:.2f} times"
+                        )
 
 
 if __name__ == "__main__":

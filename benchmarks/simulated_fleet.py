@@ -28,8 +28,8 @@ import numpy as np
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
+from hedgerow.edge.result import Result
 from hedgerow.edge.session import Session, events, step
-from hedgerow.edge.session.events import Result
 from hedgerow.errors import MessageError
 from hedgerow.protocol import blobs, messages, tensors
 from hedgerow.protocol.link import Broker

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from ..errors import UpdateError
+import numpy as np
+
+from ..errors import TensorsError, UpdateError
 from ..protocol.messages import Codec, Update
 from ..protocol.tensors import DTYPES, Weights, check_like, decode, encode
 from .records import PhaseRecord
 
 SPARE_BYTES = 1 << 16
+Judge = Callable[[Update, Weights], None]
 
 
 class Rules(Protocol):
@@ -24,11 +28,27 @@ class Rules(Protocol):
     def check_announced(self, update: Update) -> None:
         """Passes if the announcement fits its task; else `UpdateError`."""
 
-    def weights(self, data: bytes) -> Weights:
-        """The tensors of a complete update; `TensorsError` if it has none."""
+    def weights(self, update: Update, data: bytes) -> Weights:
+        """The tensors of a complete update; `TensorsError` if it has none, or none that can count."""
 
     def metrics_of(self, update: Update) -> dict[str, float]:
         """The metrics that count."""
+
+
+def check_distance(weights: Weights, start: Weights) -> None:
+    """Passes if the square of an update's length is a float32 number.
+
+    FedAdam's and FedYogi's second moment is a sum of such squares: once infinite it would stay so, and the
+    model would never move again.
+
+    Raises:
+        TensorsError: It is not.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        changes = ((value - start[name]).ravel() for name, value in weights.items())
+        squares = sum(float(np.dot(change, change)) for change in changes)
+    if not squares <= np.finfo(np.float32).max:
+        raise TensorsError("Expected an update near the model that was sent, received one out of all bounds.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,18 +57,20 @@ class Admission:
 
     Args:
         record: The phase.
-        template: The model's tensors, which every update must be like.
+        start: The weights that were sent out, which every update must be like.
         metrics: The names of metrics that every reply must have; others are left out, since Flower's
             strategies want the same ones in each.
         examples_at_most: No device has more samples.
         bytes_at_most: No update is larger.
+        judge: The strategy's own word on an update, a `TensorsError` if it cannot take it.
     """
 
     record: PhaseRecord
-    template: Weights
+    start: Weights
     metrics: frozenset[str]
     examples_at_most: int
     bytes_at_most: int
+    judge: Judge
 
     @property
     def bytes_held(self) -> int:
@@ -57,11 +79,17 @@ class Admission:
 
     @classmethod
     def of(
-        cls, record: PhaseRecord, template: Weights, *, metrics: frozenset[str], examples_at_most: int
+        cls,
+        record: PhaseRecord,
+        start: Weights,
+        *,
+        metrics: frozenset[str],
+        examples_at_most: int,
+        judge: Judge,
     ) -> Admission:
         """The rules for updates of a model: its own size, and some room for another writer's header."""
-        size = len(encode(template)) + SPARE_BYTES
-        return cls(record, template, metrics, examples_at_most, size)
+        size = len(encode(start)) + SPARE_BYTES
+        return cls(record, start, metrics, examples_at_most, size, judge)
 
     def check_announced(self, update: Update) -> None:
         """Passes if the announcement fits its task, before a byte of the update is asked for.
@@ -96,13 +124,16 @@ class Admission:
         if codec not in DTYPES:
             raise UpdateError(f"Expected a codec out of {', '.join(DTYPES)}, received {codec!r}.")
 
-    def weights(self, data: bytes) -> Weights:
+    def weights(self, update: Update, data: bytes) -> Weights:
         """The tensors of a complete update.
 
         Raises:
-            TensorsError: They are not those of the model, or not finite.
+            TensorsError: They are not those of the model, not finite, or the strategy cannot take them.
         """
-        return check_like(decode(data), self.template)
+        weights = check_like(decode(data), self.start)
+        check_distance(weights, self.start)
+        self.judge(update, weights)
+        return weights
 
     def metrics_of(self, update: Update) -> dict[str, float]:
         """The metrics that count, in the same order for every device."""

@@ -7,9 +7,10 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from ..errors import CoordinatorConfigError
+from ..errors import CoordinatorConfigError, ManifestError
+from ..protocol import manifest
 from ..protocol.link import Broker
-from ..protocol.messages import Scalar
+from ..protocol.messages import CONFIG_BYTES_AT_MOST, Scalar, travels
 from ..protocol.topics import check_name
 from .selection import Eligibility
 
@@ -41,6 +42,7 @@ class CoordinatorConfig(
         broker: `mqtt://` or `mqtts://` address.
         fleet: `[a-z0-9-]{1,48}`.
         model: The trainable `.tflite`; its weights are the model of round 0.
+        release: In its place a release's folder, which has such a file.
         folder: The journal, the blobs and the result; relative paths count from the file's own folder.
         rounds: How many rounds to run.
         round_seconds: A phase closes after so long with the updates that it has.
@@ -66,7 +68,8 @@ class CoordinatorConfig(
 
     broker: str
     fleet: str
-    model: Path
+    model: Path | None = None
+    release: Path | None = None
     folder: Path = Path("coordinator")
     rounds: Positive = 5
     round_seconds: Annotated[float, msgspec.Meta(gt=0)] = 600.0
@@ -91,6 +94,36 @@ class CoordinatorConfig(
     def __post_init__(self) -> None:
         check_name(self.fleet, what="fleet name")
         Broker.from_url(self.broker)
+        if (self.model is None) == (self.release is None):
+            both = "neither" if self.model is None else "both"
+            raise CoordinatorConfigError(f"Expected either a model or a release, received {both}.")
+        for table, values in (("train", self.train), ("evaluate", self.evaluate)):
+            if not travels(values):
+                raise CoordinatorConfigError(
+                    f"Expected finite numbers and texts of {CONFIG_BYTES_AT_MOST} bytes together in"
+                    f" [{table}], received {str(values)[:200]}."
+                )
+
+    @property
+    def trainable(self) -> Path:
+        """The trainable file.
+
+        Raises:
+            CoordinatorConfigError: The release is none, or has no such file.
+        """
+        if self.release is None:
+            assert self.model is not None
+            return self.model
+        try:
+            held = manifest.decode((self.release / "manifest.json").read_bytes())
+            file = held.file("trainable")
+            manifest.check_file(self.release / file.name, file)
+        except (OSError, ManifestError) as error:
+            reason = error.args[0] if isinstance(error, ManifestError) else error
+            raise CoordinatorConfigError(
+                f"Expected a release with a trainable file in {self.release}, received: {reason}"
+            ) from error
+        return self.release / file.name
 
     @classmethod
     def load(cls, path: Path) -> CoordinatorConfig:
@@ -108,9 +141,12 @@ class CoordinatorConfig(
         base = path.resolve().parent
         return msgspec.structs.replace(
             config,
-            model=base / config.model,
             folder=base / config.folder,
-            test_data=None if config.test_data is None else base / config.test_data,
+            **{
+                name: base / path
+                for name in ("model", "release", "test_data")
+                if (path := getattr(config, name)) is not None
+            },
         )
 
     def write(self, path: Path) -> None:

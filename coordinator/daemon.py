@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from ..errors import BlobError, CoordinatorConfigError, NoUpdateError
+from ..errors import BlobError, CoordinatorConfigError, NoUpdateError, TensorsError
 from ..hardware import interpreter
 from ..protocol import tensors
 from ..protocol.blobs import BlobStore, write_durably
@@ -55,7 +55,8 @@ class Coordinator:
         """Opens everything.
 
         Raises:
-            CoordinatorConfigError: The model or the test data cannot be used.
+            CoordinatorConfigError: The model, the test data or the port cannot be used, or the folder is
+                another model's.
             CoordinatorConflictError: Another coordinator serves the fleet, or uses the folder.
             StrategyError: There is no such strategy.
             BrokerError: The broker is not there, at the very first start.
@@ -74,7 +75,8 @@ class Coordinator:
         config = self._config
         flower.quiet()
         stack.enter_context(locked(config.folder))
-        program = _load_program(config.model)
+        trainable = config.trainable
+        program = _load_program(trainable)
         stack.callback(program.close)
         self._journal = Journal(config.folder)
         stack.callback(self._journal.close)
@@ -83,10 +85,11 @@ class Coordinator:
         if config.test_data is not None:
             evaluate = HeldOutEvaluation(program, config.test_data).evaluate
         self._model = Model(
-            program=self._store.put(config.model.read_bytes()),
+            program=self._store.put(trainable.read_bytes()),
             template=program.run("get_weights", {}),
             evaluation_metrics=_evaluation_metrics(program),
         )
+        self._check_folder()
         self._exchange = open_exchange(
             stack, config.broker, config.fleet, journal=self._journal, store=self._store
         )
@@ -100,6 +103,22 @@ class Coordinator:
         )
         self._loop = RoundLoop(config, self._model, store=self._store, around=around, evaluate=evaluate)
 
+    def _check_folder(self) -> None:
+        """Passes if the folder is new, or was begun with a model of the same tensors."""
+        done = self._journal.rounds()
+        known = done[-1].weights.sha256 if done else self._journal.fact("initial_weights")
+        if known is None or not self._store.path(known).exists():
+            return
+        try:
+            first = tensors.decode(self._store.path(known).read_bytes())
+            tensors.check_like(first, self._model.template)
+        except TensorsError as error:
+            raise CoordinatorConfigError(
+                f"Expected the model that {self._config.folder} was begun with, received another one:"
+                f" {error.args[0]}",
+                remedy="Give each model a folder of its own.",
+            ) from error
+
     def _listen(self) -> None:
         """Who is told what happens, beside the caller."""
         folder = self._config.folder
@@ -112,7 +131,12 @@ class Coordinator:
             from .metrics import Metrics
 
             metrics = Metrics()
-            metrics.serve(self._config.metrics_port)
+            try:
+                metrics.serve(self._config.metrics_port)
+            except OSError as error:
+                raise CoordinatorConfigError(
+                    f"Expected a free metrics_port, received {self._config.metrics_port}: {error}."
+                ) from error
             self._listeners.append(metrics)
 
     def _tell(self, event: Event) -> None:

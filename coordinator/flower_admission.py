@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ class FlowerAdmission:
         if blob.size > self.bytes_at_most:
             raise UpdateError(f"Expected at most {self.bytes_at_most} bytes, received {blob.size}.")
 
-    def weights(self, data: bytes) -> Weights:
+    def weights(self, update: Update, data: bytes) -> Weights:
         """Passes if the answer can be read; it stays on disk, so there is nothing to hand on.
 
         Raises:
@@ -55,6 +56,9 @@ class FlowerAdmission:
         spoilt = list(flower_records.spoilt_arrays(records)) if self.finite else []
         if spoilt:
             raise TensorsError(f"Expected finite numbers, received NaN or infinity in {spoilt[:8]}.")
+        impossible = [count for count in flower_records.counts(records) if not 0 <= count < math.inf]
+        if impossible:
+            raise TensorsError(f"Expected a number of examples of at least 0, received {impossible[0]}.")
         return {}
 
     def metrics_of(self, update: Update) -> dict[str, float]:

@@ -12,7 +12,8 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 
-from flwr.app import Message
+import msgspec
+from flwr.app import Message, Metadata
 
 from ..errors import FlowerAppError
 from ..protocol.blobs import reference
@@ -156,23 +157,25 @@ class FleetGrid(flower.NodeGrid):
                 data = flower_records.encode(message.content)
                 known[key] = reference(data, codec="flower")
                 contents[known[key].sha256] = data
-            letters.append(
-                Letter(
-                    task=f"{run}-{batch}-{name}",
-                    device=name,
-                    content=known[key],
-                    message=FlowerMessage(
-                        app=self._app,
-                        run_id=said.run_id,
-                        node_id=said.dst_node_id,
-                        message_type=said.message_type,
-                        group_id=said.group_id,
-                        ttl_seconds=min(max(said.ttl, 1.0), TTL_SECONDS_AT_MOST),
-                        run_config=self._run_config,
-                    ),
-                )
-            )
+            task = f"{run}-{batch}-{name}"
+            letters.append(Letter(task=task, device=name, content=known[key], message=self._envelope(said)))
         return tuple(letters), contents
+
+    def _envelope(self, said: Metadata) -> FlowerMessage:
+        message = FlowerMessage(
+            app=self._app,
+            run_id=said.run_id,
+            node_id=said.dst_node_id,
+            message_type=said.message_type,
+            group_id=said.group_id,
+            ttl_seconds=min(max(said.ttl, 1.0), TTL_SECONDS_AT_MOST),
+            run_config=self._run_config,
+        )
+        try:
+            # A device would drop what it cannot read, and everybody would wait for it.
+            return msgspec.convert(msgspec.to_builtins(message), FlowerMessage)
+        except msgspec.ValidationError as error:
+            raise FlowerAppError(f"Expected a message that can be sent, received: {error}.") from error
 
     def _name(self, node: int) -> str:
         if node not in self._names:
@@ -204,11 +207,13 @@ class FleetGrid(flower.NodeGrid):
     # --- in -----------------------------------------------------------------------------------------------
 
     def _answers(self, tasks: Iterable[str]) -> dict[str, Update | str]:
+        """What has come by now, by batch and in each in order of the devices' names."""
         wanted = set(tasks)
         found: dict[str, Update | str] = {}
         for number in sorted({self._batch_of[task] for task in wanted}):
             came = self._postbox.answers(number)
-            found |= {task: answer for task, answer in came.items() if task in wanted}
+            # Not as they came: Krum decides a tie by the order, and it has one whenever two are nearest.
+            found |= {task: came[task] for task in sorted(came) if task in wanted}
         return found
 
     def _replies(self, answers: Mapping[str, Update | str]) -> list[Message]:

@@ -25,6 +25,7 @@ from safetensors.numpy import load, save
 from ..errors import TensorsError
 
 ENTRY = "flower"
+NUM_EXAMPLES = "num-examples"
 NUMPY = "numpy.ndarray"
 DTYPES = {
     "F64": np.float64,
@@ -157,12 +158,12 @@ def open_file(path: Path) -> RecordDict:
 def signature(records: RecordDict) -> tuple[Any, ...]:
     """What all replies of a round must share for Flower's strategies: names, shapes, dtypes, metrics.
 
-    Bytes may differ in length: boosted trees travel as such.
+    Bytes may differ in length: boosted trees travel as such. A metric is a number in all of them, or a list.
     """
     return tuple(
         (name, tuple((key, a.dtype, a.dtype != "uint8" and tuple(a.shape)) for key, a in record.items()))
         if isinstance(record, ArrayRecord)
-        else (name, type(record).__name__, tuple(sorted(record)))
+        else (name, type(record).__name__, tuple(sorted((k, type(v) is list) for k, v in record.items())))
         for name, record in records.items()
         if not isinstance(record, ConfigRecord)
     )
@@ -176,6 +177,14 @@ def spoilt_arrays(records: RecordDict) -> Iterable[str]:
                 value = array.numpy()
                 if not np.isfinite(value).all():
                     yield key
+
+
+def counts(records: RecordDict) -> Iterable[float]:
+    """By how many examples a reply is to count, as Flower's strategies weigh it unless told otherwise."""
+    for record in records.metric_records.values():
+        value = record.get(NUM_EXAMPLES)
+        if isinstance(value, int | float):
+            yield float(value)
 
 
 def numbers(records: RecordDict) -> dict[str, float]:

@@ -20,7 +20,7 @@ from flwr.serverapp import ServerApp
 from ..errors import FlowerAppError, HedgerowError
 from ..protocol.blobs import BlobStore
 from ..protocol.link import Broker
-from ..protocol.messages import BLOB_LIMIT_BYTES
+from ..protocol.messages import BLOB_LIMIT_BYTES, CONFIG_BYTES_AT_MOST, travels
 from ..protocol.topics import check_name
 from . import flower
 from .events import Listener
@@ -88,12 +88,17 @@ class FlowerRun:
             Whether this went on with a run that was stopped.
 
         Raises:
-            FlowerAppError: The app has raised an error.
+            FlowerAppError: The app has raised an error, or its configuration cannot be sent.
             CoordinatorConflictError: Another coordinator serves the fleet, or uses the folder.
             BrokerError: The broker is not there, at the very first start.
             FlowerStopped: Raised by a signal handler; the next start goes on here.
         """
         folder = self.config.folder
+        if not travels(self.project.config):
+            raise FlowerAppError(
+                f"Expected a run configuration of finite numbers and texts, {CONFIG_BYTES_AT_MOST} bytes"
+                f" together, received {str(self.project.config)[:200]}."
+            )
         with locked(folder):
             if fresh or not (folder / JOURNAL).exists():
                 forget(folder)

@@ -352,7 +352,9 @@ class PhaseRun:
         self._step(round_events.TaskFailed(task, reason, by_device=False))
 
     def _weights(self, update: Update) -> Weights | None:
-        return None if update.weights is None else self._admission.weights(self._around.intake.read(update))
+        if update.weights is None:
+            return None
+        return self._admission.weights(update, self._around.intake.read(update))
 
     def _trimmed(self, update: Update) -> Update:
         return msgspec.structs.replace(update, metrics=self._admission.metrics_of(update))

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ..errors import TensorsError
 from ..protocol.messages import Update
 from ..protocol.tensors import Weights
 from . import flower, flower_strategies
@@ -24,6 +25,9 @@ Outcome = tuple[Weights | None, dict[str, float]]
 
 class Replies(Protocol):
     """A phase's updates on their way into a strategy."""
+
+    def judge(self, update: Update, weights: Weights) -> None:
+        """Passes if the update can be taken in; else `TensorsError`: it would spoil what the others gave."""
 
     def fold(self, update: Update, weights: Weights | None) -> None:
         """Takes in one update."""
@@ -42,6 +46,9 @@ class MeanReply:
 
     train: bool
     mean: RunningMean = field(default_factory=RunningMean.empty)
+
+    def judge(self, update: Update, weights: Weights) -> None:
+        """Passes: every model can be averaged."""
 
     def fold(self, update: Update, weights: Weights | None) -> None:
         """Adds one update to the mean."""
@@ -72,6 +79,9 @@ class PrivateReply:
     start: Weights
     mean: MeanReply = field(default_factory=lambda: MeanReply(train=True))
     clipped: int = 0
+
+    def judge(self, update: Update, weights: Weights) -> None:
+        """Passes: every model can be clipped."""
 
     def fold(self, update: Update, weights: Weights | None) -> None:
         """Clips one update, where that is the server's part, and adds it to the mean."""
@@ -107,15 +117,29 @@ class FairReply:
     weight: float = 0.0
     mean: RunningMean = field(default_factory=RunningMean.empty)
 
+    def judge(self, update: Update, weights: Weights) -> None:
+        """Passes if its terms are numbers: with a loss below zero, or far from the model, they are not."""
+        with np.errstate(all="ignore"):
+            delta, weight = self._terms(update, weights)
+            finite = np.isfinite(weight) and all(np.isfinite(term).all() for term in delta)
+        if not finite:
+            key = self.strategy.train_loss_key
+            raise TensorsError(
+                f"Expected weights and a loss that q-FedAvg can weigh, received {key} {update.metrics[key]}."
+            )
+
     def fold(self, update: Update, weights: Weights | None) -> None:
         """Adds one update's terms."""
         assert weights is not None
-        loss = update.metrics[self.strategy.train_loss_key]
-        delta, weight = flower_strategies.fair_terms(self.strategy, self.start, weights, loss)
+        delta, weight = self._terms(update, weights)
         for name, term in zip(self.start, delta, strict=True):
             self.delta[name] = self.delta.get(name, 0.0) + term.astype(np.float64)
         self.weight += weight
         self.mean = self.mean.fold({}, update.metrics, update.num_examples)
+
+    def _terms(self, update: Update, weights: Weights) -> tuple[list[np.ndarray[Any, Any]], float]:
+        loss = update.metrics[self.strategy.train_loss_key]
+        return flower_strategies.fair_terms(self.strategy, self.start, weights, loss)
 
     def conclude(self, strategy: Any, round_: int, message: Any) -> Outcome:
         """The new model: the old one less the quotient of the sums."""
@@ -136,6 +160,9 @@ class EveryReply:
 
     read: Callable[[Update], Weights]
     updates: list[Update] = field(default_factory=list)
+
+    def judge(self, update: Update, weights: Weights) -> None:
+        """Passes: what an outlier is, the strategy itself decides."""
 
     def fold(self, update: Update, weights: Weights | None) -> None:
         """Remembers that the update is on disk."""

@@ -18,11 +18,12 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from safetensors import SafetensorError
 
 from ..errors import StrategyError
 from ..protocol import tensors
 from ..protocol.blobs import BlobStore, write_durably
-from ..protocol.messages import BlobReference, Update
+from ..protocol.messages import BlobReference, Update, travels
 from ..protocol.tensors import Weights
 from . import flower, flower_strategies
 from .admission import Admission
@@ -39,6 +40,7 @@ from .strategy_state import restore_state, save_state
 logger = logging.getLogger(__name__)
 ANSWERS_REMEMBERED = 3
 WAIT_SECONDS = 0.1
+_PHASES: tuple[PhaseName, ...] = ("train", "evaluate")
 
 
 class Stopped(Exception):  # noqa: N818 - not an error: the way out of nested loops when SIGTERM comes
@@ -89,6 +91,7 @@ class RoundLoop:
         self._strategy = self._make_strategy()
         self._answered: dict[str, tuple[float, ...]] = {}
         self._restore_strategy()
+        self._restore_answers()
 
     def round(self, round_: int, weights: BlobReference) -> BlobReference:
         """Runs a round, or what is left of it, and returns the model after it.
@@ -205,6 +208,9 @@ class RoundLoop:
         if not chosen:
             return {}, 0, None
         first = next(iter(chosen.values()))
+        told = flower.config_of(first)
+        if not travels(told):
+            raise StrategyError(f"Expected a strategy that tells its nodes finite numbers, received {told}.")
         factor = self._config.over_selection if train else 1.0
         more = spares(list(chosen), record.available, factor=factor, seed=seed)
         configs = {device: flower.config_of(message) for device, message in chosen.items()}
@@ -234,15 +240,16 @@ class RoundLoop:
     ) -> tuple[PhaseRun, Replies, int]:
         """Runs the phase; the run, the replies, and how many there are."""
         train, config = record.phase == "train", self._config
-        metrics = flower_strategies.train_metrics(self._strategy) if train else self._model.evaluation_metrics
-        admission = Admission.of(
-            record, self._model.template, metrics=metrics, examples_at_most=config.examples_at_most
-        )
+        start = self._read(record.weights)
 
         def read(update: Update) -> Weights:
-            return admission.weights(self._around.intake.read(update))
+            return tensors.check_like(tensors.decode(self._around.intake.read(update)), start)
 
-        replies = replies_for(self._strategy, train=train, start=self._read(record.weights), read=read)
+        replies = replies_for(self._strategy, train=train, start=start, read=read)
+        metrics = flower_strategies.train_metrics(self._strategy) if train else self._model.evaluation_metrics
+        admission = Admission.of(
+            record, start, metrics=metrics, examples_at_most=config.examples_at_most, judge=replies.judge
+        )
         counted: list[str] = []
 
         def fold(update: Update, weights: Weights | None) -> None:
@@ -269,6 +276,17 @@ class RoundLoop:
     def _remember(self, update: Update) -> None:
         before = self._answered.get(update.device, ())
         self._answered[update.device] = (*before, update.seconds)[-ANSWERS_REMEMBERED:]
+
+    def _restore_answers(self) -> None:
+        """What devices took before a restart, for their own deadlines."""
+        journal, done = self._around.journal, len(self._around.journal.rounds())
+        for round_ in range(max(done - ANSWERS_REMEMBERED + 1, 1), done + 2):
+            for phase in _PHASES:
+                record = journal.phase(round_, phase)
+                # Those of an open phase are folded in again, and remembered then.
+                if record is not None and record.result is not None:
+                    for update in journal.updates(round_, phase):
+                        self._remember(update)
 
     def _aggregate(self, record: PhaseRecord, replies: Replies, count: int, message: Any) -> PhaseRecord:
         """The strategy's verdict on a phase: the next model and its metrics.
@@ -328,7 +346,7 @@ class RoundLoop:
             if record is not None and record.result is not None:
                 try:
                     restore_state(self._strategy, self._strategy_file(round_).read_bytes())
-                except OSError as error:
+                except (OSError, SafetensorError) as error:
                     raise StrategyError(
                         f"Expected the strategy's state after round {round_}, received: {error}."
                     ) from error

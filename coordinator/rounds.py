@@ -307,7 +307,8 @@ def _hear_birth(work: _Step, device: str, tasks: frozenset[str] | None) -> None:
         elif assignment.status is Status.UPLOADING:
             work.grant(assignment)
     elif assignment.status in (Status.ASKED, Status.WORKING):
-        work.ask(assignment)
+        # What was accepted before counts for nothing: the question may get lost, and is then put again.
+        work.ask(replace(assignment, status=Status.ASKED))
 
 
 def _pause_upload(work: _Step, device: str) -> None:

@@ -137,13 +137,17 @@ class StatusFile:
         temporary.replace(self._path)
 
 
-def read_status(folder: Path) -> Status:
-    """What the coordinator of this folder last wrote, with its devices' share from the journal."""
-    path = folder / "status.json"
-    status = msgspec.json.decode(path.read_bytes(), type=Status) if path.exists() else Status()
+def read_status(folder: Path, *, round_: int | None = None) -> Status:
+    """What the coordinator of this folder last wrote, with its devices' share from the journal.
+
+    Args:
+        folder: The coordinator's.
+        round_: Only the share in this round.
+    """
+    status = _written(folder / "status.json")
     devices = {device.device: device for device in status.devices}
     journal = Journal(folder)
-    for number in range(1, status.round + 1):
+    for number in range(1, status.round + 1) if round_ is None else (round_,):
         for update in journal.updates(number, "train"):
             known = devices.get(update.device, DeviceStatus(device=update.device))
             devices[update.device] = msgspec.structs.replace(
@@ -155,3 +159,11 @@ def read_status(folder: Path) -> Status:
             )
     journal.close()
     return msgspec.structs.replace(status, devices=tuple(devices[name] for name in sorted(devices)))
+
+
+def _written(path: Path) -> Status:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Status)
+    except (FileNotFoundError, msgspec.MsgspecError):
+        # Not yet, or a power failure has spoilt it: the next event writes it anew.
+        return Status()

@@ -39,7 +39,8 @@ def open_exchange(
     ) -> MqttLink:
         return MqttLink(
             broker,
-            client_id=f"{fleet}-coordinator",
+            # No device can be called so: two clients of one name throw each other out for ever.
+            client_id=f"{fleet}_coordinator",
             will=will,
             on_event=on_event,
             on_acknowledged=on_acknowledged,

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import HedgerowError
+from ..hardware.process import return_large_memory_at_once
 from .agent import Agent
 from .config import AgentConfig
 from .logs import begin_log
@@ -27,6 +28,7 @@ def serve(path: Path, make: Callable[[AgentConfig], Agent] = Agent) -> int:
 
 def run_agent(config: AgentConfig, make: Callable[[AgentConfig], Agent] = Agent) -> int:
     """Runs the agent that `make` makes of a configuration until SIGTERM or SIGINT; returns the exit code."""
+    return_large_memory_at_once()
     try:
         begin_log(config)
         agent = make(config)

@@ -55,6 +55,7 @@ Item = (
     LinkEvent
     | WorkEvent
     | events.ReleaseInstalled
+    | events.ReleaseOffered
     | events.ReleaseRefused
     | events.ReleaseChanged
     | events.StopAsked

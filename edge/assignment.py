@@ -8,8 +8,8 @@ import msgspec
 
 from ..hardware.runtime import RuntimeName
 from ..protocol.messages import Task
+from .result import Result
 from .sample_policy import SamplePolicy
-from .session.events import Result
 
 # What a device never needs; the agent reports if it was loaded all the same.
 FORBIDDEN_MODULES = ("tensorflow", "keras", "flwr", "grpc", "torch")

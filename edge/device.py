@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -36,12 +37,13 @@ class Device:
     def __init__(self, folder: str | Path) -> None:
         self._config = AgentConfig.load(Path(folder) / CONFIG_NAME)
         self._releases = ReleaseStore.of_device(self._config)
-        self._version = self._releases.state_file.version
+        self._version: Callable[[], bytes] = self._releases.state_file.version
         self._lock = threading.Lock()
         self._samples: SampleStore | None = None
         self._serving: Serving | None = None
         self._serving_is_proven = True
         self._seen = b""
+        self._unreadable = ""
 
     @property
     def release(self) -> str:
@@ -62,9 +64,11 @@ class Device:
             NoReleaseError: No release was ever installed, or none is left to fall back to.
             TensorError: `x` has another shape than the model's input.
         """
-        examples = np.asarray(x)
+        examples = x if type(x) is np.ndarray else np.asarray(x)
         with self._lock:
-            serving = self._current()
+            serving = self._serving
+            if serving is None or self._version() != self._seen:
+                serving = self._current()
             try:
                 outputs = serving.inference.predict(examples)
             except InterpreterError as error:
@@ -89,6 +93,7 @@ class Device:
         """Frees the model and closes the samples."""
         with self._lock:
             self._leave()
+            self._version = self._releases.state_file.version
             self._releases.state_file.close()
             if self._samples is not None:
                 self._samples.close()
@@ -113,11 +118,26 @@ class Device:
 
     def _current(self) -> Serving:
         """The model that serves; `current.json` is read again only when it may have changed."""
+        self._version = self._releases.state_file.watch()
         version = self._version()
         if self._serving is None or version != self._seen:
-            self._serving = self._refreshed(self._releases.state().current)
+            try:
+                current = self._releases.state().current
+            except OSError as error:
+                if self._serving is None:
+                    raise NoReleaseError(f"Expected to read what serves, received: {error}.") from error
+                # What serves goes on serving, and the next call looks again.
+                self._say_unreadable(self._serving.installed.release, str(error))
+                return self._serving
+            self._unreadable = ""
+            self._serving = self._refreshed(current)
             self._seen = version
         return self._serving
+
+    def _say_unreadable(self, release: str, error: str) -> None:
+        if error != self._unreadable:
+            self._unreadable = error
+            logger.warning("whether %s still serves cannot be read: %s", release, error)
 
     def _refreshed(self, current: Installed | None) -> Serving:
         serving = self._serving

@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from .sample_policy import STORE_NAME, SamplePolicy, Split
-from .sample_store import SampleStore
 from .samples import SampleFolder, Samples
+
+if TYPE_CHECKING:
+    from .sample_store import SampleStore
 
 
 class SampleSource:
@@ -55,5 +57,8 @@ class SampleSource:
     def _source(self) -> SampleStore | SampleFolder:
         with self._lock:
             if self._store is None and (self._folder / STORE_NAME).exists():
+                # A device whose samples are two files pays for no database.
+                from .sample_store import SampleStore
+
                 self._store = SampleStore(self._folder, policy=self._policy)
             return self._store or SampleFolder(self._folder)

@@ -25,7 +25,7 @@ from ..errors import BlobError, SpoolError
 from ..protocol.blobs import BlobStore
 from ..protocol.messages import BlobReference
 from .database import open_database, transaction
-from .session.events import Result
+from .result import Result
 
 LOCK_NAME = "agent.lock"
 SPOOL_FOLDER = "spool"
@@ -173,7 +173,10 @@ class SpoolSummary:
         """
         path = folder / "spool.db"
         if not path.exists():
-            raise SpoolError(f"Expected the state folder of an agent, received {folder} without a spool.db.")
+            raise SpoolError(
+                f"Expected the state folder of an agent, received {folder} without a spool.db.",
+                remedy="Start the agent once, as the user that owns the folder.",
+            )
         with (
             _translated(path),
             contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from types import TracebackType
 from typing import Any, Self
 
@@ -21,6 +21,8 @@ from ..hardware.runtime import RuntimeName
 
 Array = npt.NDArray[Any]
 Arrays = Array | Sequence[Array] | Mapping[str, Array]
+# So many examples are looked at at a time.
+_ROWS = 256
 _SIGNATURES = ("infer", "train", "evaluate", "get_weights", "set_weights", "reset")
 
 
@@ -111,7 +113,7 @@ class Trainer:
                 f"Expected a trainable file, received one with the signatures {sorted(self._signatures)}.",
                 remedy="Write it with hedgerow export-trainable.",
             )
-        self._description: dict[str, Any] = json.loads(content)
+        self._description: dict[str, Any] = msgspec.json.decode(content)
         self.batch_size = int(self._description["batch_size"])
         self.variants: tuple[str, ...] = tuple(self._description["trained"])
 
@@ -165,18 +167,16 @@ class Trainer:
         spec = self._signatures[variant]
         rate = self._description["learning_rate"] if learning_rate is None else learning_rate
         options = _options(spec, {"learning_rate": rate, "proximal_mu": proximal_mu})
-        generator = np.random.default_rng(seed)
+        generator = Random(seed)
         now, index = progress or FitProgress(), 0
         for epoch in range(epochs):
-            order = np.arange(_length(data))
-            if shuffle:
-                generator.shuffle(order)
+            order = _shuffled(_length(data), generator) if shuffle else np.arange(_length(data))
             for rows in self._rows(order):
-                drawn = int(generator.integers(2**31)) if "seed" in spec.inputs else None
+                drawn = generator.getrandbits(31) if "seed" in spec.inputs else None
                 index += 1
                 if index <= now.steps:
                     continue
-                batch = self._batch(data, rows)
+                batch = self._batch(spec, data, rows)
                 tensors = batch.tensors | options
                 if drawn is not None:
                     tensors["seed"] = np.asarray(drawn, np.int32)
@@ -198,7 +198,7 @@ class Trainer:
         """
         data = self._checked("evaluate", x, y, sample_weight)
         sums: dict[str, float] = {}
-        for batch in self._batches(data, np.arange(_length(data))):
+        for batch in self._batches(self._signatures["evaluate"], data):
             for key, value in self._run("evaluate", batch.tensors).items():
                 sums[key] = sums.get(key, 0.0) + float(value)
         weight, count = sums.pop("weight_sum"), sums.pop("example_count")
@@ -212,7 +212,7 @@ class Trainer:
         data = _named(x, "x", [name for name in spec.inputs if name.startswith("x")])
         data = _checked_arrays(spec, data)
         parts: dict[str, list[Array]] = {name: [] for name in spec.outputs}
-        for batch in self._batches(data, np.arange(_length(data))):
+        for batch in self._batches(spec, data):
             for name, value in self._run("infer", batch.tensors).items():
                 parts[name].append(value[: batch.rows])
         outputs = {name: np.concatenate(pieces) for name, pieces in parts.items()}
@@ -288,17 +288,19 @@ class Trainer:
             raise TrainingDataError("Expected sample weights of at least 0, received a negative one.")
         return data
 
-    def _batches(self, data: dict[str, Array], order: npt.NDArray[np.int64]) -> Iterator[_Batch]:
-        """Batches in the given order."""
-        return (self._batch(data, rows) for rows in self._rows(order))
+    def _batches(self, spec: SignatureSpec, data: dict[str, Array]) -> Iterator[_Batch]:
+        """All of the examples as they come."""
+        return (self._batch(spec, data, rows) for rows in self._rows(np.arange(_length(data))))
 
     def _rows(self, order: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:
         return (order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size))
 
-    def _batch(self, data: dict[str, Array], rows: npt.NDArray[np.int64]) -> _Batch:
+    def _batch(self, spec: SignatureSpec, data: dict[str, Array], rows: npt.NDArray[np.int64]) -> _Batch:
         """One batch; one that is too short repeats its rows with weight 0."""
         taken = np.resize(rows, self.batch_size)
-        tensors = {name: array[taken] for name, array in data.items()}
+        tensors = {
+            name: array[taken].astype(spec.inputs[name].dtype, copy=False) for name, array in data.items()
+        }
         if len(rows) < self.batch_size and "weight" in tensors:
             tensors["weight"][len(rows) :] = 0.0
         return _Batch(tensors, len(rows))
@@ -322,13 +324,12 @@ def _named(arrays: Arrays, prefix: str, names: list[str]) -> dict[str, Array]:
 
 
 def _checked_arrays(spec: SignatureSpec, data: dict[str, Array]) -> dict[str, Array]:
-    """Casts numbers to the file's types and checks shapes and values."""
+    """Checks shapes, types and values; what the file wants in another type is cast batch by batch."""
     rows = {name: len(array) if array.ndim else 0 for name, array in data.items()}
     if len(set(rows.values())) != 1 or not next(iter(rows.values())):
         raise TrainingDataError(
             f"Expected the same number of examples, at least one, in all; received {rows}."
         )
-    checked = {}
     for name, array in data.items():
         expected = spec.inputs[name]
         if array.shape[1:] != expected.shape[1:]:
@@ -341,13 +342,18 @@ def _checked_arrays(spec: SignatureSpec, data: dict[str, Array]) -> dict[str, Ar
             raise TrainingDataError(
                 f"Expected {name!r} of {expected.dtype}, received {array.dtype}.", name=name
             )
-        converted = array.astype(expected.dtype)
-        if converted.dtype.kind == "f" and not np.isfinite(converted).all():
+        if expected.dtype.kind == "f" and not _finite(array, expected.dtype):
             raise TrainingDataError(
                 f"Expected finite values in {name!r}, received NaN or infinity.", name=name
             )
-        checked[name] = converted
-    return checked
+    return data
+
+
+def _finite(array: Array, dtype: np.dtype[Any]) -> bool:
+    """Whether all values are finite in the type that they will be cast to."""
+    parts = (array[start : start + _ROWS] for start in range(0, len(array), _ROWS))
+    with np.errstate(over="ignore"):
+        return all(np.isfinite(part.astype(dtype, copy=False)).all() for part in parts)
 
 
 def _options(spec: SignatureSpec, values: dict[str, float]) -> dict[str, Array]:
@@ -358,6 +364,12 @@ def _options(spec: SignatureSpec, values: dict[str, float]) -> dict[str, Array]:
             remedy="Export it again with proximal=True.",
         )
     return {name: np.asarray(value, np.float32) for name, value in values.items() if name in spec.inputs}
+
+
+def _shuffled(length: int, generator: Random) -> npt.NDArray[np.int64]:
+    """An order of so many, by a random number drawn for each: numpy's own generators would take 6 MiB."""
+    keys = np.frombuffer(generator.randbytes(8 * length), np.uint64)
+    return np.argsort(keys, kind="stable")
 
 
 def _length(data: dict[str, Array]) -> int:

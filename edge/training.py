@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,9 +20,9 @@ from . import clipping
 from .assignment import Assignment, Bench
 from .checkpoint import CheckpointFile
 from .personal import PersonalWeights
+from .result import Result
 from .sample_source import SampleSource
 from .samples import Samples
-from .session.events import Result
 from .trainer import FitProgress, Trainer
 from .variant import choose_variant, memory_budget, working_memory
 
@@ -79,16 +80,12 @@ def carry_out(assignment: Assignment, bench: Bench, report: Report) -> Result:
     sent = tensors.decode(Path(assignment.weights).read_bytes())
     personal = PersonalWeights(Path(bench.personal_weights), bench.personal)
     start = personal.merged(sent, task.task)
-    with (
-        Trainer(assignment.program, runtime=bench.runtime, num_threads=bench.num_threads) as trainer,
-        SampleSource(Path(bench.samples), bench.sampling) as source,
-    ):
-        trainer.set_weights(start)
-        samples = source.load("train" if task.phase == "train" else "test")
+    work = _Work(assignment, bench, report)
+    with SampleSource(Path(bench.samples), bench.sampling) as source:
         trained = None
         if task.phase == "train":
-            metrics = _train_and_test(trainer, assignment, bench, samples, _tests(source), report)
-            new = tensors.check_like(trainer.get_weights(), start)
+            samples = source.load("train")
+            new, metrics = work.train_and_test(samples, _tests(source), start)
             personal.keep(start, new, task.task)
             new = personal.withheld(new, sent)
             norm = _number(task.config, clipping.KEY)
@@ -97,7 +94,8 @@ def carry_out(assignment: Assignment, bench: Bench, report: Report) -> Result:
                 metrics[clipping.NORM_BIT] = float(was_longer)
             trained = BlobStore(Path(bench.results)).put(tensors.encode(new, task.codec), codec=task.codec)
         else:
-            metrics = _evaluate(trainer, samples, report)
+            samples = source.load("test")
+            metrics = work.evaluate(samples, start)
     return Result(
         task=task.task,
         round=task.round,
@@ -115,20 +113,54 @@ def _tests(source: SampleSource) -> Samples | None:
         return None
 
 
-def _train_and_test(
-    trainer: Trainer,
-    assignment: Assignment,
-    bench: Bench,
-    samples: Samples,
-    tests: Samples | None,
-    report: Report,
-) -> dict[str, float]:
-    """Trains; what the device's own test samples say before and after goes with the update."""
-    before = _evaluate(trainer, tests, report) if tests is not None else {}
-    metrics = _train(trainer, assignment, bench, samples, report)
-    after = _evaluate(trainer, tests, report) if tests is not None else {}
-    metrics |= {f"test_{name}_before": value for name, value in before.items()}
-    return metrics | {f"test_{name}_after": value for name, value in after.items()}
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """The parts of a task. Each loads the program anew: a runtime keeps for ever what its graphs once needed.
+
+    Args:
+        assignment: The task and its files.
+        bench: What to do it with.
+        report: Called with the step's name and the fraction done.
+    """
+
+    assignment: Assignment
+    bench: Bench
+    report: Report
+
+    def train_and_test(
+        self, samples: Samples, tests: Samples | None, start: tensors.Weights
+    ) -> tuple[tensors.Weights, dict[str, float]]:
+        """New weights, and with them what the device's own test samples say before and after."""
+        before = self.evaluate(tests, start) if tests is not None else {}
+        new, metrics = self._train(samples, start)
+        after = self.evaluate(tests, new) if tests is not None else {}
+        metrics |= {f"test_{name}_before": value for name, value in before.items()}
+        return new, metrics | {f"test_{name}_after": value for name, value in after.items()}
+
+    def evaluate(self, samples: Samples, weights: tensors.Weights) -> dict[str, float]:
+        """Loss and metrics of `weights`."""
+        self.report("evaluate", 0.0)
+        with self._trainer(weights) as trainer:
+            metrics = trainer.evaluate(samples.x, samples.y)
+        metrics.pop("num_examples", None)
+        if not all(map(math.isfinite, metrics.values())):
+            raise TrainingDataError(
+                f"Expected finite metrics, received {metrics}.",
+                remedy="The weights are not of a model that works; look at the rounds before.",
+            )
+        return metrics
+
+    def _train(self, samples: Samples, start: tensors.Weights) -> tuple[tensors.Weights, dict[str, float]]:
+        with self._trainer(start) as trainer:
+            metrics = _train(trainer, self.assignment, self.bench, samples, self.report)
+            return tensors.check_like(trainer.get_weights(), start), metrics
+
+    @contextlib.contextmanager
+    def _trainer(self, weights: tensors.Weights) -> Iterator[Trainer]:
+        threads = self.bench.num_threads
+        with Trainer(self.assignment.program, runtime=self.bench.runtime, num_threads=threads) as trainer:
+            trainer.set_weights(weights)
+            yield trainer
 
 
 def _train(
@@ -189,18 +221,6 @@ def _variant(trainer: Trainer, assignment: Assignment, bench: Bench) -> str:
     chosen = choose_variant(needs, trained, memory_budget(bench.memory_limit_mib))
     logger.info("trains with %r, which needs %d KiB", chosen, needs[chosen] >> 10)
     return chosen
-
-
-def _evaluate(trainer: Trainer, samples: Samples, report: Report) -> dict[str, float]:
-    report("evaluate", 0.0)
-    metrics = trainer.evaluate(samples.x, samples.y)
-    metrics.pop("num_examples", None)
-    if not all(map(math.isfinite, metrics.values())):
-        raise TrainingDataError(
-            f"Expected finite metrics, received {metrics}.",
-            remedy="The weights are not of a model that works; look at the rounds before.",
-        )
-    return metrics
 
 
 def _seed(assignment: Assignment) -> int:

@@ -13,16 +13,27 @@ import select
 import signal
 import sys
 import time
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 from ..errors import HedgerowError
-from ..hardware.process import limit_memory, loaded_modules, peak_mib, return_freed_memory
+from ..hardware.lazy_modules import load_when_used
+from ..hardware.process import (
+    limit_memory,
+    loaded_modules,
+    peak_mib,
+    return_freed_memory,
+    return_large_memory_at_once,
+)
 from .assignment import FORBIDDEN_MODULES, Advance, Answer, Assignment, Bench, Completion, Refusal, Usage
-from .training import Report, carry_out
+
+if TYPE_CHECKING:
+    from .training import Report
 
 IDLE_SECONDS = 20.0
+# numpy 1 loads all of itself at once; numpy 2 does not.
+UNUSED_MODULES = ("numpy.fft", "numpy.ma", "numpy.polynomial", "numpy.random")
 REPORT_SECONDS = 0.2
 logger = logging.getLogger(__name__)
 
@@ -62,6 +73,8 @@ class Channel:
 
 def answer(assignment: Assignment, bench: Bench, channel: Channel) -> Answer:
     """Carries out one assignment, whatever comes of it."""
+    from .training import carry_out
+
     task = assignment.task.task
     try:
         result = carry_out(assignment, bench, _reporter(task, channel))
@@ -97,6 +110,8 @@ def _usage() -> Usage:
 
 def main() -> None:
     """Works until the agent closes the line, or asks for nothing for a while."""
+    return_large_memory_at_once()
+    load_when_used(UNUSED_MODULES)
     # Ctrl-C reaches the whole group; the agent decides what ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel = Channel()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..hardware.inspection import inspect_file
 from ..hardware.process import resident_mib
 
 # Half of what is free: others on the device need memory while it trains, too.
@@ -28,6 +27,9 @@ def choose_variant(needs: Mapping[str, int], trained: Mapping[str, int], budget_
 
 def working_memory(program: Path, variants: tuple[str, ...]) -> dict[str, int]:
     """What each training signature needs: its tensors at their most, and the variables that it touches."""
+    # Which is not asked of a file with one variant, and is not loaded then.
+    from ..hardware.inspection import inspect_file
+
     reports = inspect_file(program).signatures
     return {name: reports[name].peak_bytes + reports[name].weight_bytes for name in variants}
 

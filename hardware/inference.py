@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -14,10 +15,16 @@ from numpy.typing import NDArray
 from ..errors import TensorError
 from . import interpreter
 from .delegates import Delegate
-from .interpreter import SignatureSpec, TensorSpec
+from .interpreter import Binding, SignatureSpec, TensorSpec
 from .runtime import RuntimeName
 
 Array = NDArray[Any]
+# 1.5 * 2**23: the middle of the float32 numbers whose last bit is 1.
+_MAGIC = 12_582_912
+_ROW_AT_MOST = 1 << 14
+_FLOAT32 = np.dtype(np.float32)
+Outputs = tuple[NDArray[np.float32], ...]
+Run = Callable[..., Outputs]
 
 
 class Inference:
@@ -47,17 +54,13 @@ class Inference:
         signatures = self._interpreter.signatures()
         self.signature = "infer" if "infer" in signatures else next(iter(signatures))
         self.spec: SignatureSpec = signatures[self.signature]
-        self._binding = self._interpreter.bind()
-        if self._binding is not None:
-            inputs, outputs = self.spec.inputs.values(), self.spec.outputs.values()
-            self._sources = [
-                InPort(spec, view) for spec, view in zip(inputs, self._binding.inputs, strict=True)
-            ]
-            self._sinks = [
-                OutPort(spec, view) for spec, view in zip(outputs, self._binding.outputs, strict=True)
-            ]
+        self._expected = [spec.shape[1:] for spec in self.spec.inputs.values()]
+        # The shape of one example where the file has one input: the call that has to be quick.
+        self._single = (1, *self._expected[0]) if len(self._expected) == 1 else ()
+        binding = self._interpreter.bind()
+        self._run: Run = self._run_slowly if binding is None else in_place(self.spec, binding)
 
-    def predict(self, *inputs: Array) -> tuple[NDArray[np.float32], ...]:
+    def predict(self, *inputs: Array) -> Outputs:
         """Runs every example through the file.
 
         Args:
@@ -67,18 +70,21 @@ class Inference:
             One float32 array `[N, ...]` per output.
 
         Raises:
-            TensorError: There are too few inputs, or one has another shape than the file's.
+            TensorError: There are too few inputs, or one has another shape than the file's, or no numbers.
         """
-        if len(inputs) != 1 or inputs[0].shape != self._single:
-            self._check(inputs)
-        run = self._run_slowly if self._binding is None else self._run_in_place
+        if len(inputs) == 1:
+            value = inputs[0]
+            if value.dtype is _FLOAT32 and value.shape == self._single:
+                return self._run(value)
+        self._check(inputs)
         if len(inputs[0]) == 1:
-            return tuple(run(inputs))
-        batches = [run([value[i : i + 1] for value in inputs]) for i in range(len(inputs[0]))]
+            return self._run(*inputs)
+        batches = [self._run(*(value[i : i + 1] for value in inputs)) for i in range(len(inputs[0]))]
         return tuple(np.concatenate(outputs) for outputs in zip(*batches, strict=True))
 
     def close(self) -> None:
         """Frees the model's memory."""
+        self._run = self._run_slowly
         self._interpreter.close()
 
     def __enter__(self) -> Self:
@@ -92,97 +98,121 @@ class Inference:
     ) -> None:
         self.close()
 
-    @cached_property
-    def _single(self) -> tuple[int, ...]:
-        """The shape of one example where the file has one input: the call that has to be quick."""
-        return (1, *self._expected[0]) if len(self._expected) == 1 else ()
-
-    @cached_property
-    def _expected(self) -> list[tuple[int, ...]]:
-        return [spec.shape[1:] for spec in self.spec.inputs.values()]
-
-    def _run_in_place(self, example: Sequence[Array]) -> list[NDArray[np.float32]]:
-        assert self._binding is not None
-        for source, value in zip(self._sources, example, strict=True):
-            source.write(value)
-        self._binding.run()
-        return [sink.read() for sink in self._sinks]
-
-    def _run_slowly(self, example: Sequence[Array]) -> list[NDArray[np.float32]]:
+    def _run_slowly(self, *example: Array) -> Outputs:
         named = zip(self.spec.inputs.items(), example, strict=True)
         outputs = self._interpreter.run(
             self.signature, {name: quantize(value, spec) for (name, spec), value in named}
         )
-        return [dequantize(outputs[name], spec) for name, spec in self.spec.outputs.items()]
+        return tuple(dequantize(outputs[name], spec) for name, spec in self.spec.outputs.items())
 
     def _check(self, inputs: Sequence[Array]) -> None:
         rows = inputs[0].shape[:1] if inputs else ()
         fits = [value.shape for value in inputs] == [rows + shape for shape in self._expected]
         if not fits or not rows or not rows[0]:
+            expected = [f"(n, {', '.join(map(str, shape))})" for shape in self._expected]
             raise TensorError(
-                f"Expected examples of the shapes {self._expected}, received arrays of the shapes "
+                f"Expected one or more examples as arrays of the shapes [{', '.join(expected)}], received "
                 f"{[value.shape for value in inputs]}."
             )
+        for value in inputs:
+            if value.dtype.kind not in "fiub":
+                raise TensorError(f"Expected real numbers, received an array of {value.dtype}.")
 
 
-class InPort:
-    """Writes real numbers into an input of the runtime, quantized on the way as `quantize` does, in place.
+def in_place(spec: SignatureSpec, binding: Binding) -> Run:
+    """Runs one example in the runtime's own memory: one array `[1, ...]` per input in, one per output out.
 
-    Numpy's functions with places for their results, and a cast in the last step: a fresh array costs more
-    than the arithmetic, and a function that dispatches (`copyto`, `clip`) twice as much as one that does not.
+    Args:
+        spec: The signature's inputs and outputs.
+        binding: Their places.
+    """
+    inputs, outputs = spec.inputs.values(), spec.outputs.values()
+    writes = [in_port(one, view) for one, view in zip(inputs, binding.inputs, strict=True)]
+    reads = [out_port(one, view) for one, view in zip(outputs, binding.outputs, strict=True)]
+    invoke = binding.run
+
+    def run(*example: Array) -> Outputs:
+        for write, value in zip(writes, example, strict=True):
+            write(value)
+        invoke()
+        return tuple([read() for read in reads])
+
+    if len(writes) != 1 or len(reads) != 1:
+        return run
+    (write,), (read,) = writes, reads
+
+    def run_single(value: Array) -> Outputs:
+        write(value)
+        invoke()
+        return (read(),)
+
+    return run_single
+
+
+def in_port(spec: TensorSpec, view: Callable[[], Array]) -> Callable[[Array], None]:
+    """Writes real numbers `[1, ...]` into an input of the runtime, quantized to the bits of `quantize`.
+
+    Between two runs of a model nothing is in the processor's caches, so that steps count more than
+    arithmetic does. Of `quantize`'s five, rounding, the zero point and the cast become one addition: a
+    float32 between 2**23 and 2**24 has no bits after the point, is rounded half to even to get there, and has
+    the integer in its low bits. The numbers are whole arrays, or rows of a large input: numpy converts a
+    single one at each call, and takes the minimum with it without the processor's vectors.
 
     Args:
         spec: The input.
         view: Gives the runtime's array of it.
     """
+    if spec.scale == 0.0 or spec.dtype.kind not in "iu" or spec.dtype.itemsize > 2:
 
-    def __init__(self, spec: TensorSpec, view: Callable[[], Array]) -> None:
-        self._view = view
-        self._quantized = spec.scale != 0.0 and np.issubdtype(spec.dtype, np.integer)
-        if self._quantized:
-            limits = np.iinfo(spec.dtype)
-            self._scratch = np.empty(spec.shape, np.float32)
-            self._scale, self._zero_point = np.float32(spec.scale), np.float32(spec.zero_point)
-            self._lowest, self._highest = np.float32(limits.min), np.float32(limits.max)
+        def write_plain(value: Array) -> None:
+            view()[...] = value if spec.scale == 0.0 else quantize(value, spec)
 
-    def write(self, value: Array) -> None:
-        """Writes one example `[1, ...]`."""
-        if self._quantized:
-            scratch = self._scratch
-            if value.dtype != np.float32:
-                scratch[...] = value
-                value = scratch
-            np.divide(value, self._scale, scratch)
-            np.rint(scratch, scratch)
-            np.add(scratch, self._zero_point, scratch)
-            np.minimum(scratch, self._highest, out=scratch)
-            np.maximum(scratch, self._lowest, out=scratch)
+        return write_plain
+    limits, zero_point = np.iinfo(spec.dtype), spec.zero_point
+    axes = range(len(spec.shape) + 1)
+    row = next(spec.shape[axis:] for axis in axes if math.prod(spec.shape[axis:]) <= _ROW_AT_MOST)
+    # Half to even is to be even before the zero point is added: an odd one has a step of its own.
+    offset = np.int32(zero_point % 2)
+    numbers = (spec.scale, limits.min - zero_point, limits.max - zero_point, _MAGIC + zero_point - offset)
+    scale, lowest, highest, magic = (np.full(row, number, np.float32) for number in numbers)
+    scratch = np.empty(spec.shape, np.float32)
+    bits = scratch.view(np.int32)
+    float32, divide, minimum, maximum, add = _FLOAT32, np.divide, np.minimum, np.maximum, np.add
+
+    def write(value: Array) -> None:
+        if value.dtype is not float32:
+            scratch[...] = value
             value = scratch
-        self._view()[...] = value
+        divide(value, scale, scratch)
+        minimum(scratch, highest, scratch)
+        maximum(scratch, lowest, scratch)
+        add(scratch, magic, scratch)
+        if offset:
+            add(bits, offset, bits)
+        view()[...] = bits
+
+    return write
 
 
-class OutPort:
-    """Reads an output of the runtime as real numbers, as `dequantize` does.
+def out_port(spec: TensorSpec, view: Callable[[], Array]) -> Callable[[], NDArray[np.float32]]:
+    """Reads an output of the runtime as real numbers, as `dequantize` does; a copy.
 
     Args:
         spec: The output.
         view: Gives the runtime's array of it.
     """
+    if spec.scale == 0.0 or spec.dtype.kind not in "iu" or spec.dtype.itemsize != 1:
+        return lambda: dequantize(view(), spec)
+    # An output of 8 bits has 256 values: to look them up is one step instead of three. Negative codes count
+    # from the table's end, as the codes in it do.
+    codes = np.arange(256, dtype=np.uint8).view(spec.dtype)
+    look_up: Callable[[Array], Any] = partial(dequantize(codes, spec).take, mode="wrap")
 
-    def __init__(self, spec: TensorSpec, view: Callable[[], Array]) -> None:
-        self._view = view
-        self._spec = spec
-        # An output of 8 bits has 256 values: to look them up is one step instead of three.
-        eight_bits = spec.scale != 0.0 and spec.dtype.kind in "iu" and spec.dtype.itemsize == 1
-        codes = np.arange(256, dtype=np.uint8).view(spec.dtype) if eight_bits else None
-        self._table = None if codes is None else dequantize(codes, spec)
+    def read() -> NDArray[np.float32]:
+        numbers: NDArray[np.float32] = look_up(view())
+        return numbers
 
-    def read(self) -> NDArray[np.float32]:
-        """A copy of the output of the last run."""
-        if self._table is None:
-            return dequantize(self._view(), self._spec)
-        # Negative codes count from the table's end, as the codes in it do.
-        return self._table.take(self._view(), mode="wrap")
+    return read
 
 
 def quantize(values: Array, spec: TensorSpec) -> Array:

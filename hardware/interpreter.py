@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ctypes
 import importlib
-import importlib.metadata
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -229,7 +228,7 @@ def load(
         ModelFileError: The file is missing or is not a model that this runtime reads.
     """
     name, module = _import_runtime(runtime)
-    version = importlib.metadata.version(RUNTIMES[name][1])
+    version = _version(name)
     if not isinstance(source, bytes) and not Path(source).is_file():
         raise ModelFileError(f"Expected a .tflite file, {str(source)!r} does not exist.", path=str(source))
     content: dict[str, Any] = (
@@ -290,6 +289,17 @@ def _import_runtime(runtime: RuntimeName) -> tuple[str, Any]:
                 raise
     expected = " or ".join(RUNTIMES[name][1] for name in names)
     raise RuntimeMissingError(f"Expected {expected} to be installed, found neither a wheel nor a module.")
+
+
+def _version(name: str) -> str:
+    """What the runtime says it is; else what its distribution says, for which far more has to be loaded."""
+    module, distribution = RUNTIMES[name]
+    version = getattr(sys.modules[module.split(".")[0]], "__version__", None)
+    if version is None:
+        import importlib.metadata
+
+        version = importlib.metadata.version(distribution)
+    return str(version)
 
 
 def _has_variables(source: str | Path | bytes) -> bool:

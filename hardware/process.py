@@ -8,6 +8,9 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+# The options of mallopt(3) in glibc's malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
+
 
 def resident_mib(pid: int | None = None) -> float:
     """The memory of a process that is in RAM now, in MiB; by default of this one.
@@ -31,6 +34,23 @@ def loaded_modules(names: Iterable[str]) -> tuple[str, ...]:
 def limit_memory(limit_mib: int) -> None:
     """Makes allocations fail that take this process's data beyond `limit_mib`: setrlimit(2)."""
     resource.setrlimit(resource.RLIMIT_DATA, (limit_mib << 20, limit_mib << 20))
+
+
+def return_large_memory_at_once() -> None:
+    """Keeps what is larger than 128 KiB out of the heap, and gives it back as soon as it is freed.
+
+    glibc alone raises that limit to the size of what was freed, and then keeps it: mallopt(3). One heap for
+    all threads, too.
+    """
+    if sys.platform == "linux":
+        set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+        if set_option is not None:
+            for option, value in (
+                (_M_MMAP_THRESHOLD, 128 << 10),
+                (_M_TRIM_THRESHOLD, 128 << 10),
+                (_M_ARENA_MAX, 1),
+            ):
+                set_option(option, value)
 
 
 def return_freed_memory() -> None:

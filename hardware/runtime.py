@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import importlib.util
 from dataclasses import dataclass
 from typing import Literal
@@ -41,6 +40,9 @@ def find_runtime(runtime: RuntimeName = "auto") -> Runtime:
     Raises:
         RuntimeMissingError: It is not installed.
     """
+    # Which loads the standard library's mail and zip: only where nothing is loaded that knows its version.
+    import importlib.metadata
+
     names = list(RUNTIMES) if runtime == "auto" else [runtime]
     for name in names:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):

@@ -150,12 +150,18 @@ def _status_table(status: Status) -> Table:
 
 
 @app.command()
-def devices(config: Config = Path("hedgerow.toml"), json: Json = False) -> None:
-    """Shows every device that the coordinator has heard of."""
+def devices(
+    config: Config = Path("hedgerow.toml"),
+    json: Json = False,
+    round_: Annotated[
+        int | None, typer.Option("--round", min=1, help="Updates, bytes and seconds of this round alone.")
+    ] = None,
+) -> None:
+    """Shows every device that the coordinator has heard of, and what it has sent."""
     from .coordinator.config import CoordinatorConfig
     from .coordinator.status import read_status
 
-    listed = read_status(CoordinatorConfig.load(config).folder).devices
+    listed = read_status(CoordinatorConfig.load(config).folder, round_=round_).devices
     if json:
         for device in listed:
             typer.echo(msgspec.json.encode(device).decode())

@@ -20,7 +20,7 @@ from .coordinator import flower_records
 from .coordinator.flower import Project
 from .coordinator.flower_client import Client
 from .edge.assignment import Answer, Assignment, Bench, Completion, Refusal, Usage
-from .edge.session.events import Result
+from .edge.result import Result
 from .edge.training_process import Channel
 from .errors import HedgerowError
 from .hardware.process import limit_memory, peak_mib, return_freed_memory

@@ -159,7 +159,7 @@ def _train(
             clip=options.clip,
             validation=_validation(task),
             augment=augmentation.for_shape(task.train.x.shape[1:], mirror=options.mirror)
-            if options.augment
+            if options.augment or task.training.augments_all
             else None,
             durability=Durability(
                 folder=backup,
@@ -221,6 +221,8 @@ def _write(
     drawn.append(pictures.draw_curves(history, options.folder / "curves.svg"))
     drawn.append(pictures.draw_filters(model, options.folder / "filters.svg"))
     drawn.append(pictures.draw_feature_maps(model, test.x[0], options.folder / "feature-maps.svg"))
+    if task.draw is not None:
+        drawn.append(task.draw(model, test, options.folder))
     if task.measure is not None:
         metrics[task.measure.name] = task.measure.of(predict, test)
     if test.y.ndim == 1 and task.loss == "sparse_categorical_crossentropy":

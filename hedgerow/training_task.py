@@ -12,7 +12,8 @@ import numpy as np
 
 from .errors import DatasetError, UsageError
 from .models import zoo
-from .models.datasets import Dataset
+from .models.datasets import Dataset, keras_data
+from .models.datasets.keras_data import PREFIX
 from .models.datasets.split import holdout
 from .models.losses import Loss
 from .models.measures import Measure
@@ -35,6 +36,7 @@ class Task:
         training: The settings that hold where the user gives none.
         measure: The number of its field; None where accuracy or errors say enough.
         pretrain: What it learns before it sees any answer.
+        draw: Draws into a folder what there is to see of this model alone.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Task:
     training: CentralTraining
     measure: Measure | None = None
     pretrain: Callable[[keras.Model], None] | None = None
+    draw: Callable[[keras.Model, Dataset, Path], Path] | None = None
 
 
 def find_task(source: str, data: str | None, *, held_out: float, loss: str | None, seed: int) -> Task:
@@ -52,7 +55,8 @@ def find_task(source: str, data: str | None, *, held_out: float, loss: str | Non
 
     Args:
         source: A name of the zoo, or `package.module:function` that returns a Keras model.
-        data: What `hedgerow convert --data` takes too; None for the zoo's own data.
+        data: What `hedgerow convert --data` takes too, or one of Keras's sets, `keras:cifar10`; None for the
+            zoo's own data.
         held_out: The share of `data` to measure on.
         loss: By its name; None for the zoo's, or the one that fits the answers.
         seed: Of the split and the zoo's data.
@@ -82,6 +86,7 @@ def _of_zoo(name: str, seed: int) -> Task:
         training=entry.central,
         measure=entry.measure,
         pretrain=None if pretrain is None else lambda model: pretrain(model, federation, seed),
+        draw=entry.draw,
     )
 
 
@@ -90,7 +95,7 @@ def _own(source: str, data: str | None, held_out: float, seed: int) -> Task:
         raise UsageError(
             f"Expected one of {', '.join(zoo.names())}, or a function of yours with --data; received "
             f"{source!r} without data.",
-            remedy="Write --data FOLDER, an .npz, a .csv or package.module:function.",
+            remedy="Write --data FOLDER, an .npz, a .csv, package.module:function or keras:cifar10.",
         )
     if Path(source).exists():
         raise UsageError(
@@ -98,6 +103,29 @@ def _own(source: str, data: str | None, held_out: float, seed: int) -> Task:
             remedy="Write a function that returns keras.saving.load_model(path), and name that.",
         )
     model = load_model(source)
+    train, test = _read(data, model, held_out, seed)
+    if tuple(train.x.shape[1:]) != tuple(model.inputs[0].shape[1:]):
+        raise DatasetError(
+            f"Expected examples of the shape {list(model.inputs[0].shape[1:])} that {source} takes, received "
+            f"{list(train.x.shape[1:])}.",
+            remedy="Change keras.Input, or the data.",
+        )
+    entry = zoo.get(source) if source in zoo.names() else None
+    classes = train.y.dtype == np.int32
+    return Task(
+        name=entry.name if entry else source.rpartition(":")[2],
+        build=entry.build if entry else lambda: load_model(source),
+        train=train,
+        held_out=test,
+        loss=entry.loss if entry else "sparse_categorical_crossentropy" if classes else "mean_squared_error",
+        training=dataclasses.replace(entry.central, augments_all=False) if entry else _OWN_TRAINING,
+    )
+
+
+def _read(data: str, model: keras.Model, held_out: float, seed: int) -> tuple[Dataset, Dataset]:
+    """What to train on and what to measure on; Keras's own sets come divided."""
+    if data.startswith(PREFIX):
+        return keras_data(data)
     x, y, labels = read_examples(data, tuple(model.inputs[0].shape[1:]), None)
     classes = np.issubdtype(y.dtype, np.integer)
     examples = Dataset(
@@ -105,22 +133,7 @@ def _own(source: str, data: str | None, held_out: float, seed: int) -> Task:
         y.astype(np.int32 if classes else np.float32),
         labels if classes else (),
     )
-    if tuple(examples.x.shape[1:]) != tuple(model.inputs[0].shape[1:]):
-        raise DatasetError(
-            f"Expected examples of the shape {list(model.inputs[0].shape[1:])} that {source} takes, received "
-            f"{list(examples.x.shape[1:])}.",
-            remedy="Change keras.Input, or the data.",
-        )
-    entry = zoo.get(source) if source in zoo.names() else None
-    train, test = _split(examples, held_out, seed)
-    return Task(
-        name=entry.name if entry else source.rpartition(":")[2],
-        build=entry.build if entry else lambda: load_model(source),
-        train=train,
-        held_out=test,
-        loss=entry.loss if entry else "sparse_categorical_crossentropy" if classes else "mean_squared_error",
-        training=entry.central if entry else _OWN_TRAINING,
-    )
+    return _split(examples, held_out, seed)
 
 
 def _split(examples: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:

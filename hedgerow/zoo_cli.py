@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated
@@ -16,9 +13,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from .errors import ZooError
+from .errors import UsageError, ZooError
 from .quiet import native_log
-from .zoo_row import Row
+from .zoo_page import read
+from .zoo_pool import longest_first, verify_all
+from .zoo_row import Verified
+from .zoo_view import VerifyView
 
 app = typer.Typer(help="The zoo: small Keras models with real data, from central training to devices.")
 
@@ -98,38 +98,53 @@ def verify(
         int | None, typer.Option(help="How many at a time; by default one per processor.", min=1)
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="The page to write, with zoo.json beside it; rows of others are kept.")
+        Path | None, typer.Option(help="The page to write, with its numbers in a .json beside it.")
     ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep the rows of --out that were made with the same options.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the rows on standard output.")] = False,
 ) -> None:
     """Takes systems the whole way and measures each stage; leaves with an error if one fails.
 
     Central training against a baseline, int8 and its drop, Ethos-U cycles, the training step on a device
     runtime and its parity with Keras, federated rounds against central training and against all data in one
-    place.
+    place. Every row is in --out as soon as it is made; rows of other systems there are kept.
     """
-    console = Console(stderr=True)
-    with tempfile.TemporaryDirectory(prefix="hedgerow-") as folder, native_log(Path(folder) / "log"):
+    if resume and out is None:
+        raise UsageError("Expected --out with --resume, received --resume alone.")
+    options = {"seeds": (0,) if quick else tuple(range(seeds)), "quick": quick}
+    with tempfile.TemporaryDirectory(prefix="hedgerow-") as name, native_log(Path(name) / "log"):
         from .models import zoo
 
-        for name in names or ():
-            zoo.get(name)
-        chosen, order = tuple(names or zoo.names()), zoo.names()
-        options = Path(folder) / "options.json"
-        options.write_bytes(
-            msgspec.json.encode({"seeds": (0,) if quick else tuple(range(seeds)), "quick": quick})
-        )
-        rows = []
-        with ThreadPoolExecutor(jobs or os.cpu_count() or 1) as pool:
-            for row in pool.map(lambda name: _verify_in_process(name, Path(folder)), chosen):
-                rows.append(row)
-                console.print(_line(row), highlight=False, soft_wrap=True)
-    if out is not None:
-        from .zoo_page import merge, render
-
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(render(merge(out.with_suffix(".json"), rows, order)))
-        console.print(f"[bold]{out}[/bold]")
+        for wanted in names or ():
+            zoo.get(wanted)
+        folder = Path(name)
+        (folder / "options.json").write_bytes(msgspec.json.encode(options))
+        known = read(out.with_suffix(".json")) if out else Verified()
+        chosen = tuple(names or zoo.names())
+        kept = [
+            row
+            for row in known.rows
+            if resume
+            and row.name in chosen
+            and not row.failure
+            and (row.quick, row.seeds) == (quick, options["seeds"])
+        ]
+        missing = [one for one in chosen if one not in {row.name for row in kept}]
+        side_by_side = min(jobs or os.cpu_count() or 1, max(1, len(missing)))
+        with VerifyView(
+            known, zoo.names(), jobs=side_by_side, out=out, kept=len(kept), wanted=len(chosen)
+        ) as view:
+            verify_all(
+                longest_first(missing, known.rows),
+                folder / "options.json",
+                folder,
+                jobs=side_by_side,
+                on_stage=view.stage,
+                on_row=view.row,
+            )
+    rows = [row for row in view.verified.rows if row.name in chosen]
     if json:
         typer.echo(msgspec.json.format(msgspec.json.encode(rows), indent=2).decode())
     if failed := [row for row in rows if row.failure]:
@@ -137,36 +152,6 @@ def verify(
             f"Expected all systems to go the whole way, {', '.join(row.name for row in failed)} did not: "
             f"{failed[0].failure}"
         )
-
-
-def _verify_in_process(name: str, folder: Path) -> Row:
-    out, log = folder / f"{name}.json", folder / f"{name}.log"
-    module = "hedgerow.zoo_verification"
-    command = [sys.executable, "-m", module, name, str(folder / "options.json"), str(out)]
-    # Several systems at a time, each on one processor; and sums in one order, so that a run can be repeated.
-    threads = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "OMP_NUM_THREADS": "1"}
-    quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
-    with log.open("wb") as stream:
-        done = subprocess.run(
-            command, stdout=stream, stderr=stream, env=os.environ | threads | quiet, check=False
-        )
-    if done.returncode == 0 and out.is_file():
-        return msgspec.json.decode(out.read_bytes(), type=Row)
-    words = log.read_text(errors="replace").strip().splitlines() or [f"exit code {done.returncode}"]
-    return Row(name=name, title="", data="", failure=words[-1][:500])
-
-
-def _line(row: Row) -> str:
-    if row.failure:
-        return f"[red]✗ {row.name}: {row.failure}[/red]"
-    from .zoo_page import show
-
-    federated = f"{show(row, row.central)} -> {show(row, row.federated)} after {row.rounds} rounds"
-    int8 = f"int8 {show(row, (row.int8.value,))}" if row.int8 else f"no int8: {row.not_int8}"
-    return (
-        f"[green]✓[/green] {row.name}: {row.measure} {federated}, {int8}, step {row.step_ms:.1f} ms, "
-        f"parity {row.parity:.0e} ({row.seconds:.0f} s)"
-    )
 
 
 def _is_installed(package: str) -> bool:

@@ -13,7 +13,7 @@ class Int8(msgspec.Struct, frozen=True, kw_only=True):
         reference: The measure of Keras on the same examples.
         size_bytes: Of the file.
         cycles: Vela's estimate for one inference on an Ethos-U55 with 128 multipliers; 0 if it could not
-        compile it.
+            compile it.
         npu_percent: Share of the operators on the NPU.
         remark: What stays off the NPU, or why it could not be compiled.
     """
@@ -51,11 +51,13 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         batch_size: Of that step.
         peak_mib: The most memory of the process that trained.
         runtime: The device runtime.
-        parity: The largest difference between an update of one step there and in Keras, as a share of the
-        largest.
+        parity: The largest difference between a weight's change in one step there and in Keras, as a share of
+            the largest change.
+        rounding: The same between Keras in 32 and in 64 bits; None where there is no 64-bit form.
+        seeds: Of the runs.
         quick: Whether it was run on a few examples only, so that its measures mean nothing.
         seconds: What the verification took.
-        failure: What went wrong; the numbers after it are missing.
+        failure: Which stages went wrong, and how; what they measure is missing.
     """
 
     name: str
@@ -80,6 +82,56 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     peak_mib: float = 0.0
     runtime: str = ""
     parity: float | None = None
+    rounding: float | None = None
+    seeds: tuple[int, ...] = ()
     quick: bool = False
     seconds: float = 0.0
     failure: str = ""
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """One call of `hedgerow zoo verify`.
+
+    Attributes:
+        systems: Whose rows come from it.
+        seconds: From its start to its last row; the time of rows that a later run replaced counts too.
+        jobs: How many systems were verified side by side.
+        processors: Of the machine.
+    """
+
+    systems: tuple[str, ...]
+    seconds: float
+    jobs: int
+    processors: int
+
+
+class Verified(msgspec.Struct, frozen=True, kw_only=True):
+    """`zoo.json`: rows, and the runs that made them.
+
+    Attributes:
+        rows: In the order of the zoo.
+        runs: The earliest first; none whose rows were all replaced.
+    """
+
+    rows: tuple[Row, ...] = ()
+    runs: tuple[Run, ...] = ()
+
+    def with_row(self, row: Row, run: Run, order: tuple[str, ...]) -> Verified:
+        """With one more row of a run, which is the last one here if it has a row already.
+
+        Args:
+            row: Of a system; the older row of it goes.
+            run: How far the run is; `systems` without this row's.
+            order: Of all systems.
+        """
+        known = {one.name: one for one in self.rows} | {row.name: row}
+        earlier = self.runs[:-1] if run.systems and self.runs else self.runs
+        others = (
+            msgspec.structs.replace(one, systems=tuple(name for name in one.systems if name != row.name))
+            for one in earlier
+        )
+        run = msgspec.structs.replace(run, systems=(*run.systems, row.name))
+        return Verified(
+            rows=tuple(known[name] for name in order if name in known),
+            runs=(*(one for one in others if one.systems), run),
+        )

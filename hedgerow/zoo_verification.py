@@ -1,42 +1,30 @@
-"""The whole way of one system of the zoo, measured: training, int8, the NPU, the device, federated rounds.
-
-`python -m hedgerow.zoo_verification NAME OPTIONS.json ROW.json` verifies one system in a process of its own,
-so that a converter or a runtime that crashes costs one row.
-"""
+"""The whole way of one system of the zoo, measured: training, int8, the NPU, the device, federated rounds."""
 
 from __future__ import annotations
 
-import math
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import keras
 import msgspec
 import numpy as np
 
-from .errors import HedgerowError, InterpreterError
+from .errors import HedgerowError
 from .hardware import vela
 from .hardware.inference import Inference
-from .models import export_trainable, zoo
+from .models import augmentation, export_trainable, zoo
 from .models.datasets import Dataset
 from .models.evaluation import predictor
-from .models.keras_loss import keras_loss
 from .models.training import train_centrally
 from .models.zoo import Entry, Federation
-from .quantization import Converter, convert
-from .zoo_device import Answer, Plan
+from .quantization import Converter
+from .zoo_parity import parity_of_a_step
+from .zoo_rounds import federate
 from .zoo_row import Int8, Row
 
 TARGET = "ethos-u55-128"
-_DEVICE_TIMEOUT_SECONDS = 1800
-_MOST_STEPS = 3
-_RANDOM = ("rate", "dropout", "recurrent_dropout", "stddev")
 
 
 class VerifyOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,262 +42,205 @@ class VerifyOptions(msgspec.Struct, frozen=True, kw_only=True):
     int8_examples: int = 200
 
 
-def verify(name: str, options: VerifyOptions) -> Row:
-    """Takes one system the whole way.
+def verify(
+    name: str,
+    options: VerifyOptions,
+    *,
+    converter: Converter,
+    on_stage: Callable[[str], None] = lambda stage: None,
+) -> Row:
+    """Takes one system the whole way; what a stage that fails would have measured is missing in the row.
+
+    Args:
+        name: Of the system.
+        options: How thoroughly.
+        converter: The process that makes the int8 file.
+        on_stage: Called with what comes next, in words.
 
     Raises:
         UnknownModelError: There is no system of that name.
-        HedgerowError: A stage of it failed.
     """
     started = time.monotonic()
-    entry = zoo.get(name)
-    federations = {seed: _federation(entry, seed, options) for seed in options.seeds}
-    models = {seed: _trained(entry, federations[seed], "central", seed, options) for seed in options.seeds}
-    first = options.seeds[0]
-    row = Row(
-        name=entry.name,
-        title=entry.title,
-        data=entry.data,
-        parameters=models[first].count_params(),
-        measure=entry.measure.name,
-        higher_is_better=entry.measure.higher_is_better,
-        percent=entry.measure.percent,
-        baseline_name=entry.baseline.name,
-        devices=len(federations[first].devices),
-        rounds=1 if options.quick else entry.federated.rounds,
-        central=tuple(
-            entry.measure.of(predictor(models[seed]), federations[seed].test) for seed in options.seeds
-        ),
-        baseline=tuple(
-            entry.baseline.value(entry.measure, federations[seed].central, federations[seed].test)
-            for seed in options.seeds
-        ),
-        batch_size=entry.federated.batch_size,
-        quick=options.quick,
-    )
-    with tempfile.TemporaryDirectory(prefix="hedgerow-zoo-") as name_of_folder:
-        folder = Path(name_of_folder)
-        row = msgspec.structs.replace(row, parity=_parity(entry, models[first], federations[first], folder))
-        row = _on_devices(row, entry, models, federations, options, folder)
-        row = _as_int8(row, entry, models[first], federations[first], options, folder)
-    everything = tuple(
-        entry.measure.of(
-            predictor(_trained(entry, federations[seed], "everything", seed, options)), federations[seed].test
+    with tempfile.TemporaryDirectory(prefix="hedgerow-zoo-") as folder:
+        way = _Way(zoo.get(name), options, Path(folder), converter, on_stage)
+        way.go()
+    return msgspec.structs.replace(way.row, seconds=time.monotonic() - started)
+
+
+class _Way:
+    """One system on its way; `row` has what was measured so far."""
+
+    def __init__(
+        self,
+        entry: Entry,
+        options: VerifyOptions,
+        folder: Path,
+        converter: Converter,
+        on_stage: Callable[[str], None],
+    ) -> None:
+        self.entry, self.options, self.folder, self.converter = entry, options, folder, converter
+        self.on_stage = on_stage
+        self.federations: dict[int, Federation] = {}
+        self.models: dict[int, keras.Model] = {}
+        self.row = Row(
+            name=entry.name,
+            title=entry.title,
+            data=entry.data,
+            measure=entry.measure.name,
+            higher_is_better=entry.measure.higher_is_better,
+            percent=entry.measure.percent,
+            baseline_name=entry.baseline.name,
+            rounds=1 if options.quick else entry.federated.rounds,
+            batch_size=entry.federated.batch_size,
+            seeds=options.seeds,
+            quick=options.quick,
         )
-        for seed in (() if options.quick else options.seeds)
-    )
-    return msgspec.structs.replace(row, everything=everything, seconds=time.monotonic() - started)
 
+    @property
+    def first(self) -> int:
+        return self.options.seeds[0]
 
-def _federation(entry: Entry, seed: int, options: VerifyOptions) -> Federation:
-    federation = entry.federate(devices=2 if options.quick else None, seed=seed)
-    return federation.thin(entry.federated.batch_size) if options.quick else federation
+    def go(self) -> None:
+        """All stages; without data and a central model there are no others."""
+        if not (self._stage("data", self._deal) and self._stage("central training", self._train)):
+            return
+        self._stage("baseline", self._fit_baseline)
+        self._stage("parity of a step", self._compare_a_step)
+        self._stage("int8", self._make_int8)
+        self._stage("federated rounds", self._refine)
+        if not self.options.quick:
+            self._stage("all in one place", self._train_on_everything)
 
+    def _stage(self, name: str, run: Callable[[], None]) -> bool:
+        self.on_stage(name)
+        try:
+            run()
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is this row's and costs no other one
+            words = str(error) if isinstance(error, HedgerowError) else f"{type(error).__name__}: {error}"
+            failure = f"{name}: {' '.join(words.split())[:300]}"
+            self._measured(failure=f"{self.row.failure}; {failure}" if self.row.failure else failure)
+            return False
+        return True
 
-def _trained(
-    entry: Entry, federation: Federation, part: str, seed: int, options: VerifyOptions
-) -> keras.Model:
-    model = entry.create(seed)
-    if entry.pretrain:
-        entry.pretrain(model, federation, seed)
-    data: Dataset = getattr(federation, part)
-    # On more data fewer passes do, or training in one place would take most of the time.
-    steps = entry.central.epochs * len(federation.central)
-    epochs = min(entry.central.epochs, math.ceil(_MOST_STEPS * steps / len(data)))
-    train_centrally(
-        model,
-        data,
-        epochs=1 if options.quick else epochs,
-        batch_size=entry.central.batch_size,
-        learning_rate=entry.central.learning_rate,
-        seed=seed,
-        loss=entry.loss,
-    )
-    return model
+    def _measured(self, **values: object) -> None:
+        self.row = msgspec.structs.replace(self.row, **values)
 
+    def _value(self, model: keras.Model, seed: int) -> float:
+        return self.entry.measure.of(predictor(model), self.federations[seed].test)
 
-def _parity(entry: Entry, trained: keras.Model, federation: Federation, folder: Path) -> float:
-    """One step of gradient descent on a device runtime and in Keras, from the same weights on the same batch.
+    def _deal(self) -> None:
+        quick, size = self.options.quick, self.entry.federated.batch_size
+        for seed in self.options.seeds:
+            dealt = self.entry.federate(devices=2 if quick else None, seed=seed)
+            self.federations[seed] = dealt.thin(size) if quick else dealt
+        self._measured(devices=len(self.federations[self.first].devices))
 
-    Random layers are still in both: their numbers come from different generators.
-    """
-    model = entry.build()
-    model.set_weights(trained.get_weights())
-    size = entry.federated.batch_size
-    order = np.random.default_rng(0).permutation(len(federation.central))
-    batch = federation.central.take(np.resize(order, size))
-    with _still(model):
-        export_trainable(model, folder / "sgd.tflite", batch_size=size, loss=entry.loss, optimizer="sgd")
-        before = model.get_weights()
-        device, _ = _federate(
-            folder, folder / "sgd.tflite", before, [batch], rounds=1, epochs=1, learning_rate=1.0
-        )
-        model.compile(keras.optimizers.SGD(1.0), keras_loss(entry.loss))
-        model.train_on_batch(batch.inputs, batch.y)
-    updates = [new - old for new, old in zip(model.get_weights(), before, strict=True)]
-    largest = max(float(np.abs(update).max()) for update in updates)
-    return max(
-        float(np.abs(mine - old - update).max()) / largest
-        for mine, old, update in zip(device, before, updates, strict=True)
-    )
+    def _train(self) -> None:
+        for seed in self.options.seeds:
+            self.models[seed] = self._trained(self.federations[seed].central, self.entry.central.epochs, seed)
+        values = tuple(self._value(self.models[seed], seed) for seed in self.options.seeds)
+        self._measured(central=values, parameters=self.models[self.first].count_params())
 
-
-@contextmanager
-def _still(model: keras.Model) -> Iterator[None]:
-    """The model without dropout and noise."""
-    found = [
-        (layer, name, vars(layer)[name])
-        for layer in model._flatten_layers()
-        for name in _RANDOM
-        if isinstance(vars(layer).get(name), float)
-    ]
-    for layer, name, _ in found:
-        setattr(layer, name, 0.0)
-    try:
-        yield
-    finally:
-        for layer, name, value in found:
-            setattr(layer, name, value)
-
-
-def _on_devices(
-    row: Row,
-    entry: Entry,
-    models: dict[int, keras.Model],
-    federations: dict[int, Federation],
-    options: VerifyOptions,
-    folder: Path,
-) -> Row:
-    """The rounds of every seed, and what a step takes."""
-    federated, first = entry.federated, options.seeds[0]
-    file = folder / "sgd.tflite"
-    if not options.quick:
-        file = folder / "trainable.tflite"
-        export_trainable(
-            models[first],
-            file,
-            batch_size=federated.batch_size,
-            loss=entry.loss,
-            optimizer=federated.optimizer,
-        )
-    values, answers = [], []
-    refined = entry.build()
-    for seed in options.seeds:
-        weights, answer = _federate(
-            folder,
-            file,
-            models[seed].get_weights(),
-            [device.train for device in federations[seed].devices],
-            rounds=row.rounds,
-            epochs=1 if options.quick else federated.local_epochs,
-            learning_rate=federated.learning_rate,
+    def _trained(self, data: Dataset, epochs: int, seed: int, *, augmented: bool = False) -> keras.Model:
+        entry, central = self.entry, self.entry.central
+        model = entry.create(seed)
+        if entry.pretrain:
+            entry.pretrain(model, self.federations[seed], seed)
+        train_centrally(
+            model,
+            data,
+            epochs=1 if self.options.quick else epochs,
+            batch_size=central.batch_size,
+            learning_rate=central.learning_rate,
             seed=seed,
-            timed_steps=(3 if options.quick else 20) if seed == first else 0,
+            loss=entry.loss,
+            augment=augmentation.for_shape(data.x.shape[1:]) if augmented else None,
         )
-        refined.set_weights(weights)
-        values.append(entry.measure.of(predictor(refined), federations[seed].test))
-        answers.append(answer)
-    return msgspec.structs.replace(
-        row,
-        federated=tuple(values),
-        trainable_bytes=file.stat().st_size,
-        step_ms=answers[0].step_ms,
-        peak_mib=answers[0].peak_mib,
-        runtime=answers[0].runtime,
-    )
+        return model
 
+    def _fit_baseline(self) -> None:
+        entry, parts = self.entry, [self.federations[seed] for seed in self.options.seeds]
+        values = tuple(entry.baseline.value(entry.measure, part.central, part.test) for part in parts)
+        self._measured(baseline=values)
 
-def _federate(
-    folder: Path,
-    file: Path,
-    start: list[Any],
-    devices: list[Dataset],
-    *,
-    rounds: int,
-    epochs: int,
-    learning_rate: float,
-    seed: int = 0,
-    timed_steps: int = 0,
-) -> tuple[list[Any], Answer]:
-    """Runs the devices in a process of their own.
-
-    Raises:
-        InterpreterError: It ended without an answer.
-    """
-    for number, data in enumerate(devices):
-        inputs = {f"x{place}": array for place, array in enumerate((data.x, *data.more))}
-        np.savez(folder / f"device-{number}.npz", y=data.y, **inputs)
-    np.savez(folder / "start.npz", **{f"w{place}": value for place, value in enumerate(start)})
-    plan = Plan(
-        file=str(file), devices=len(devices), rounds=rounds, epochs=epochs, learning_rate=learning_rate,
-        seed=seed, timed_steps=timed_steps,
-    )  # fmt: skip
-    (folder / "plan.json").write_bytes(msgspec.json.encode(plan))
-    (folder / "answer.json").unlink(missing_ok=True)
-    command = [sys.executable, "-m", "hedgerow.zoo_device", str(folder)]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=_DEVICE_TIMEOUT_SECONDS, check=False
-    )
-    if done.returncode != 0 or not (folder / "answer.json").is_file():
-        words = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise InterpreterError(f"Expected the devices to train on {file.name}, received: {words[-1][:500]}.")
-    with np.load(folder / "weights.npz") as stored:
-        weights = [stored[f"w{place}"] for place in range(len(stored.files))]
-    return weights, msgspec.json.decode((folder / "answer.json").read_bytes(), type=Answer)
-
-
-def _as_int8(
-    row: Row,
-    entry: Entry,
-    model: keras.Model,
-    federation: Federation,
-    options: VerifyOptions,
-    folder: Path,
-) -> Row:
-    """The int8 file of the central model, its measure and what an NPU makes of it."""
-    if entry.not_int8:
-        return msgspec.structs.replace(row, not_int8=entry.not_int8)
-    file, calibration = folder / "int8.tflite", federation.calibration
-    try:
-        with Converter() as converter:
-            file.write_bytes(convert(model, "int8", calibration=calibration.inputs, converter=converter))
-    except HedgerowError as error:
-        return msgspec.structs.replace(row, not_int8=str(error.args[0])[:300])
-    few = federation.test.take(
-        np.arange(min(len(federation.test), 8 if options.quick else options.int8_examples))
-    )
-    with Inference(file, runtime="litert", reference_kernels=True) as inference:
-        value = entry.measure.of(lambda *inputs: inference.predict(*inputs)[0], few)
-    int8 = Int8(
-        value=value, reference=entry.measure.of(predictor(model), few), size_bytes=file.stat().st_size
-    )
-    try:
-        report = vela.compile(file, TARGET, folder / "vela")
-    except HedgerowError as error:
-        int8 = msgspec.structs.replace(int8, remark=str(error.args[0])[:200])
-    else:
-        on_cpu = sorted({operator.operator for operator in report.cpu_operators})
-        int8 = msgspec.structs.replace(
-            int8,
-            cycles=report.cycles,
-            npu_percent=report.npu_percent,
-            remark=f"on the CPU: {', '.join(on_cpu)}" if on_cpu else "",
+    def _compare_a_step(self) -> None:
+        parity, rounding = parity_of_a_step(
+            self.entry, self.models[self.first], self.federations[self.first].central, self.folder
         )
-    return msgspec.structs.replace(row, int8=int8)
+        self._measured(parity=parity, rounding=rounding)
 
+    def _make_int8(self) -> None:
+        """The int8 file of the central model, its measure and what an NPU makes of it."""
+        if self.entry.not_int8:
+            self._measured(not_int8=self.entry.not_int8)
+            return
+        model, federation = self.models[self.first], self.federations[self.first]
+        file = self.folder / "int8.tflite"
+        try:
+            file.write_bytes(self.converter.convert(model, "int8", calibration=federation.calibration.inputs))
+        except HedgerowError as error:
+            self._measured(not_int8=str(error.args[0])[:300])
+            return
+        wanted = 8 if self.options.quick else self.options.int8_examples
+        few = federation.test.take(np.arange(min(len(federation.test), wanted)))
+        with Inference(file, runtime="litert", reference_kernels=True) as inference:
+            value = self.entry.measure.of(lambda *inputs: inference.predict(*inputs)[0], few)
+        reference = self.entry.measure.of(predictor(model), few)
+        size_bytes = file.stat().st_size
+        self._measured(int8=_on_npu(Int8(value=value, reference=reference, size_bytes=size_bytes), file))
 
-def main(name: str, options: Path, out: Path) -> None:
-    """Verifies one system and writes its row, whatever becomes of it."""
-    settings = msgspec.json.decode(options.read_bytes(), type=VerifyOptions)
-    try:
-        row = verify(name, settings)
-    except HedgerowError as error:
-        entry = zoo.get(name)
-        row = Row(
-            name=name, title=entry.title, data=entry.data, quick=settings.quick, failure=str(error)[:500]
+    def _refine(self) -> None:
+        """The rounds of every seed, and what a step takes."""
+        entry, quick = self.entry, self.options.quick
+        file = self.folder / ("sgd.tflite" if quick else "trainable.tflite")
+        if not file.is_file():
+            export_trainable(
+                self.models[self.first],
+                file,
+                batch_size=entry.federated.batch_size,
+                loss=entry.loss,
+                optimizer="sgd" if quick else entry.federated.optimizer,
+            )
+        values, answers, refined = [], [], entry.build()
+        for seed in self.options.seeds:
+            weights, answer = federate(
+                self.folder,
+                file,
+                self.models[seed].get_weights(),
+                [device.train for device in self.federations[seed].devices],
+                rounds=self.row.rounds,
+                epochs=1 if quick else entry.federated.local_epochs,
+                learning_rate=entry.federated.learning_rate,
+                seed=seed,
+                timed_steps=(3 if quick else 20) if seed == self.first else 0,
+            )
+            refined.set_weights(weights)
+            values.append(self._value(refined, seed))
+            answers.append(answer)
+        self._measured(
+            federated=tuple(values),
+            trainable_bytes=file.stat().st_size,
+            step_ms=answers[0].step_ms,
+            peak_mib=answers[0].peak_mib,
+            runtime=answers[0].runtime,
         )
-    out.write_bytes(msgspec.json.encode(row))
+
+    def _train_on_everything(self) -> None:
+        values = []
+        for seed in self.options.seeds:
+            central, everything = self.federations[seed].central, self.federations[seed].everything
+            epochs = self.entry.central.epochs_on(len(everything), len(central))
+            model = self._trained(everything, epochs, seed, augmented=self.entry.central.augments_all)
+            values.append(self._value(model, seed))
+        self._measured(everything=tuple(values))
 
 
-if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
+def _on_npu(int8: Int8, file: Path) -> Int8:
+    """With what Vela makes of the file."""
+    try:
+        report = vela.compile(file, TARGET, file.with_name("vela"))
+    except HedgerowError as error:
+        return msgspec.structs.replace(int8, remark=str(error.args[0])[:200])
+    on_cpu = sorted({operator.operator for operator in report.cpu_operators})
+    remark = f"on the CPU: {', '.join(on_cpu)}" if on_cpu else ""
+    return msgspec.structs.replace(int8, cycles=report.cycles, npu_percent=report.npu_percent, remark=remark)

@@ -13,6 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 import numpy.typing as npt
+from matplotlib import rc_context
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -43,7 +44,7 @@ def draw_curves(history: History, path: Path) -> Path:
         axes.set(xlabel="epoch", title=name.replace("_", " "))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(frameon=False)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def draw_filters(model: keras.Model, path: Path) -> Path | None:
@@ -58,7 +59,7 @@ def draw_filters(model: keras.Model, path: Path) -> Path | None:
         pictures = pictures[:, None, :]
     if pictures.ndim == 4:
         pictures = np.concatenate(list(np.moveaxis(pictures, 1, 0)), axis=2)
-    return _save(_grid(pictures, f"filters of {layer.name}", "gray", shared=True), path)
+    return save(_grid(pictures, f"filters of {layer.name}", "gray", shared=True), path)
 
 
 def draw_feature_maps(model: keras.Model, example: Array, path: Path) -> Path | None:
@@ -81,7 +82,7 @@ def draw_feature_maps(model: keras.Model, example: Array, path: Path) -> Path | 
             axes.set(xticks=[], yticks=[])
             if column == 0:
                 axes.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def draw_confusion(confusion: npt.NDArray[np.int64], labels: tuple[str, ...], path: Path) -> Path:
@@ -98,7 +99,7 @@ def draw_confusion(confusion: npt.NDArray[np.int64], labels: tuple[str, ...], pa
         colour = "white" if shares[row, column] > 0.5 else "black"
         text = str(confusion[row, column])
         axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=7)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def draw_shares(counts: Mapping[str, Sequence[int]], labels: tuple[str, ...], path: Path) -> Path:
@@ -113,7 +114,7 @@ def draw_shares(counts: Mapping[str, Sequence[int]], labels: tuple[str, ...], pa
     axes.set_yticks(range(len(counts)), [f"{name} ({sum(own)})" for name, own in counts.items()])
     axes.set(xlim=(-0.7, len(labels) - 0.3), ylim=(len(counts) - 0.3, -0.7), xlabel="class")
     axes.set_title("examples per class and device", fontsize=9)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def leaves(model: keras.Model) -> list[keras.layers.Layer]:
@@ -156,7 +157,9 @@ def _grid(pictures: Array, title: str, colours: str, *, shared: bool) -> Figure:
     return figure
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save(figure: Figure, path: Path) -> Path:
+    """Writes a figure as SVG, the same bytes for the same figure."""
     FigureCanvasSVG(figure)
-    figure.savefig(path, dpi=_DPI, metadata={"Date": None})
+    with rc_context({"svg.hashsalt": "hedgerow"}):
+        figure.savefig(path, dpi=_DPI, metadata={"Date": None})
     return path

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from ..errors import UsageError
@@ -154,6 +155,7 @@ def train_centrally(
         )
         first = backup.restore(model) if durability.resume else 0
     prepare(model, data, batch_size)
+    _make_variables(model, data, batch_size)
     progress = _Progress(on_epoch)
     if first < epochs and not (backup and backup.is_over()):
         model.fit(
@@ -210,6 +212,18 @@ def make_optimizer(
             f"received {name!r} and {schedule!r}."
         )
     return makers[name](rates[schedule]())
+
+
+def _make_variables(model: keras.Model, data: Dataset, batch_size: int) -> None:
+    """Makes the variables of optimizer and metrics: a step that makes them when it is traced is traced twice.
+
+    With a strategy Keras does so itself.
+    """
+    if tf.distribute.has_strategy():
+        return
+    batch = data.take(np.arange(batch_size))
+    inputs = [tf.constant(array) for array in (batch.x, *batch.more)]
+    model._symbolic_build(data_batch=(inputs if batch.more else inputs[0], tf.constant(batch.y)))
 
 
 def _metrics(model: keras.Model) -> list[Any]:

@@ -23,6 +23,7 @@ from ..errors import BrokerError, BrokerUrlError
 
 BACKOFF_SECONDS = (0.5, 60.0)
 KEEPALIVE_SECONDS = 30
+LOOP_SECONDS = 1.0
 _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
 
 
@@ -169,6 +170,7 @@ class MqttLink:
         if will is not None:
             client.will_set(will.topic, will.payload, qos=1, retain=True)
         client.on_socket_open = _disable_nagle
+        client.on_socket_register_write = _leave_writing_to_the_loop
         client.on_connect = self._connected
         client.on_disconnect = self._disconnected
         client.on_message = self._received
@@ -224,7 +226,9 @@ class MqttLink:
                 self._on_event(Disconnected(f"{self._broker}: {error}"))
             else:
                 self._was_connected = False
-                self._client.loop_forever(retry_first_connection=False)
+                # Not loop_forever: only loop() makes the pipe by which a publish wakes it.
+                while self._client.loop(LOOP_SECONDS) == mqtt.MQTT_ERR_SUCCESS:
+                    pass
                 if self._was_connected:
                     delay = BACKOFF_SECONDS[0]
             self._stopping.wait(random.uniform(0.5, 1.0) * delay)
@@ -251,6 +255,13 @@ class MqttLink:
     def _received(self, client: Any, userdata: Any, message: Any) -> None:
         _acknowledge_at_once(client)
         self._on_event(Received(message.topic, bytes(message.payload), bool(message.retain)))
+
+
+def _leave_writing_to_the_loop(*_: Any) -> None:
+    """Its being there keeps paho from writing in the thread that publishes, beside the one that reads.
+
+    Two threads in one TLS connection corrupt OpenSSL's memory, and two that write may tear a packet apart.
+    """
 
 
 def _disable_nagle(client: Any, userdata: Any, connection: Any) -> None:

@@ -8,6 +8,7 @@ Unknown fields are ignored, so that a newer side can talk to an older one.
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -27,6 +28,7 @@ Codec = Literal["f32", "f16", "file", "flower"]
 BLOB_LIMIT_BYTES = 1 << 31
 CHUNK_BYTES = 1 << 16
 CONTROL_BYTES_AT_MOST = 1 << 16
+CONFIG_BYTES_AT_MOST = 48 << 10
 
 # The capability by which a device says which Flower app it answers for, "publisher/name".
 FLOWER_APP = "flower_app"
@@ -285,6 +287,7 @@ CLASSES: dict[str, Any] = {
 }
 _encoder = msgspec.json.Encoder()
 _decoders = {kind: msgspec.json.Decoder(cls) for kind, cls in CLASSES.items()}
+_config_decoder = msgspec.json.Decoder(dict[str, Scalar])
 _LENGTH = struct.Struct(">H")
 M = TypeVar("M", bound=_FromDevice)
 
@@ -301,6 +304,15 @@ def encode(message: Message) -> bytes:
         header = _encoder.encode(message.header)
         return _LENGTH.pack(len(header)) + header + message.data
     return _encoder.encode(message)
+
+
+def travels(values: Mapping[str, Scalar]) -> bool:
+    """Whether a configuration reaches a device as it is: JSON has no NaN, and messages have a limit."""
+    try:
+        data = _encoder.encode(values)
+        return len(data) <= CONFIG_BYTES_AT_MOST and _config_decoder.decode(data) == values
+    except (msgspec.MsgspecError, OverflowError):
+        return False
 
 
 def decode(place: Place, payload: bytes) -> Message:

@@ -140,6 +140,16 @@ def test_a_device_that_was_born_again_is_asked_again() -> None:
     assert actions == [Ask("t-a")]
 
 
+def test_a_device_that_was_born_again_has_to_accept_again() -> None:
+    """It may have been asked before it had subscribed: the question was lost, and the device is idle."""
+    state, _ = run(phase("a"), DeviceOnline("a"), TaskAccepted("t-a"), DeviceOnline("a"))
+    _, actions = run(state, Tick(), now=1.0 + rounds.ASK_AGAIN_SECONDS)
+    assert actions == [Ask("t-a")]
+    state, _ = run(state, TaskAccepted("t-a"))
+    _, actions = run(state, Tick(), now=1.0 + rounds.ASK_AGAIN_SECONDS)
+    assert actions == []
+
+
 def test_a_task_that_was_not_accepted_is_asked_again_after_a_while() -> None:
     state, _ = run(phase("a"), DeviceOnline("a"))
     _, actions = run(state, Tick(), now=2.0)

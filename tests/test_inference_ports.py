@@ -6,8 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
-from hedgerow.hardware.inference import InPort, OutPort, dequantize, quantize
+from hedgerow.hardware.inference import dequantize, in_port, out_port, quantize
 from hedgerow.hardware.interpreter import TensorSpec
 
 INT8 = TensorSpec((1, 6), np.dtype(np.int8), 0.5, 3)
@@ -30,12 +33,50 @@ X = [0.0, 0.25, 0.75, -0.75, 100.0, -100.0]
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_an_input_is_quantized_in_place(spec: TensorSpec, codes: list[float], dtype: Any) -> None:
     memory = np.zeros(spec.shape, spec.dtype)
-    given = np.array([X], dtype)
-    kept = given.copy()
-    InPort(spec, lambda: memory).write(given)
+    values = np.array([X], dtype)
+    kept = values.copy()
+    in_port(spec, lambda: memory)(values)
     assert memory.tolist() == [codes]
-    np.testing.assert_array_equal(memory, quantize(given, spec))
-    np.testing.assert_array_equal(given, kept)
+    np.testing.assert_array_equal(memory, quantize(values, spec))
+    np.testing.assert_array_equal(values, kept)
+
+
+@pytest.mark.parametrize("shape", [(1, 200, 100, 3), (1, 40_000)])
+def test_a_large_input_is_quantized_row_by_row(shape: tuple[int, ...]) -> None:
+    spec = TensorSpec(shape, np.dtype(np.int8), 0.037, -5)
+    memory = np.zeros(shape, np.int8)
+    values = np.random.default_rng(2).normal(scale=3.0, size=shape).astype(np.float32)
+    in_port(spec, lambda: memory)(values)
+    np.testing.assert_array_equal(memory, quantize(values, spec))
+
+
+@given(
+    numbers=arrays(np.float32, (1, 6), elements=st.floats(width=32, allow_nan=False)),
+    scale=st.floats(2.0**-20, 2.0**10, width=32),
+    dtype=st.sampled_from([np.int8, np.uint8, np.int16]),
+    data=st.data(),
+)
+def test_in_place_gives_the_bits_of_the_definition(
+    numbers: Any, scale: float, dtype: Any, data: st.DataObject
+) -> None:
+    limits = np.iinfo(dtype)
+    zero_point = data.draw(st.integers(int(limits.min), int(limits.max)))
+    # Half of the numbers lie in the middle between two codes, where rounding has to decide.
+    ties = data.draw(arrays(np.float32, (1, 6), elements=st.integers(-400, 400).map(lambda code: code + 0.5)))
+    values = np.where(data.draw(arrays(bool, (1, 6))), numbers, ties * np.float32(scale))
+    spec = TensorSpec((1, 6), np.dtype(dtype), scale, zero_point)
+    memory = np.zeros(spec.shape, dtype)
+    with np.errstate(over="ignore"):
+        in_port(spec, lambda: memory)(values)
+        codes = [_code(number, scale, zero_point, limits) for number in values[0]]
+    assert memory.tolist() == [codes]
+
+
+def _code(number: np.float32, scale: float, zero_point: int, limits: Any) -> int:
+    """TFLite's definition for one number; Python rounds half to even."""
+    quotient = float(number / np.float32(scale))
+    bound = max(min(quotient, 1e9), -1e9)
+    return max(min(round(bound) + zero_point, int(limits.max)), int(limits.min))
 
 
 @pytest.mark.parametrize(
@@ -49,7 +90,7 @@ def test_an_input_is_quantized_in_place(spec: TensorSpec, codes: list[float], dt
 )
 def test_an_output_is_read_as_real_numbers(spec: TensorSpec, codes: list[Any], numbers: list[float]) -> None:
     memory = np.array([codes], spec.dtype)
-    read = OutPort(spec, lambda: memory).read()
+    read = out_port(spec, lambda: memory)()
     assert (read.dtype, read.tolist()) == (np.float32, [numbers])
     np.testing.assert_array_equal(read, dequantize(memory, spec))
     memory[...] = 0

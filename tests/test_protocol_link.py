@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 
@@ -83,6 +84,40 @@ def test_retained_wills_and_exact_subscriptions(broker: Broker) -> None:
         first.link.unsubscribe(["link/x"])
         first.link.publish("link/x", b"", retain=True)
         second.link.close()
+
+
+def test_only_the_network_thread_touches_the_socket(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenSSL's memory does not survive two threads in one connection."""
+    threads: set[str] = set()
+    send = socket.socket.send
+
+    def sending(self: socket.socket, data: bytes, *flags: int) -> int:
+        if self.family == socket.AF_INET and self.getpeername()[1] == broker.port:
+            threads.add(threading.current_thread().name)
+        return send(self, data, *flags)
+
+    monkeypatch.setattr(socket.socket, "send", sending, raising=False)
+    with closing(Peer(broker, "link-threads")) as peer:
+        peer.link.subscribe(["link/threads"])
+        for number in range(50):
+            peer.link.publish("link/threads", str(number).encode())
+        assert [peer.received().payload for _ in range(50)] == [str(number).encode() for number in range(50)]
+        peer.link.unsubscribe(["link/threads"])
+    assert threads == {"mqtt"}
+
+
+def test_what_is_published_does_not_wait_for_the_loop(broker: Broker) -> None:
+    """It wakes the network thread, which else looks up once a second."""
+    with closing(Peer(broker, "link-wakes")) as peer:
+        peer.link.subscribe(["link/wakes"])
+        peer.link.publish("link/wakes", b"first")
+        peer.received()
+        started = time.monotonic()
+        for _ in range(20):
+            time.sleep(0.05)
+            peer.link.publish("link/wakes", b"again")
+            peer.received()
+        assert time.monotonic() - started < 10.0
 
 
 def test_what_is_published_before_close_arrives(broker: Broker) -> None:

@@ -6,13 +6,15 @@ import inspect
 import re
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 from hedgerow import errors, zoo_page
 from hedgerow.models import losses, optimizers, zoo
 from hedgerow.models.evaluation import predictor
-from hedgerow.zoo_row import Int8, Row
+from hedgerow.zoo_pool import longest_first
+from hedgerow.zoo_row import Int8, Row, Run, Verified
 
 
 @pytest.mark.parametrize("name", zoo.names())
@@ -118,26 +120,74 @@ ROW = Row(
     peak_mib=45.2,
     runtime="tflite 2.14.0",
     parity=1.4e-7,
+    rounding=9e-8,
     seconds=60.0,
 )
 
 
+RUN = Run(systems=(), seconds=120.0, jobs=2, processors=4)
+ORDER = ("motion-lstm", "digits-mlp")
+
+
 def test_the_page_says_what_was_measured() -> None:
-    page = zoo_page.render([ROW])
+    page = zoo_page.render(Verified().with_row(ROW, RUN, ORDER))
     assert "| digits-mlp | accuracy, higher is better | 89.0 ± 0.0 % (nearest class mean) |" in page
     assert "| 91.0 ± 1.0 % | 93.0 ± 2.0 % | 97.5 ± 0.5 % | 8 on 6 devices; help in 1 of 2 seeds |" in page
     assert "| 6,570 | 90.0 % | 1.00 points | 11.8 | 8,633 | 100 % |" in page
-    assert "| 57 | 0.4 | 16 | 45 | tflite 2.14.0 | 1e-07 |" in page
+    assert "| 57 | 0.4 | 16 | 45 | tflite 2.14.0 | 1e-07 | 9e-08 |" in page
+    assert "1 of the systems took 2 minutes, 2 side by side on 4 processors." in page
     assert "quick" not in page
 
 
 def test_rows_of_other_systems_are_kept(tmp_path: Path) -> None:
-    file = tmp_path / "zoo.json"
+    page = tmp_path / "zoo.md"
     other = Row(name="motion-lstm", title="An LSTM", data="watch", not_int8="of a reason", failure="it broke")
-    order = ("motion-lstm", "digits-mlp")
-    assert zoo_page.merge(file, [ROW], order) == (ROW,)
-    assert zoo_page.merge(file, [other], order) == (other, ROW)
-    assert "failed: it broke" in zoo_page.render([other, ROW])
+    zoo_page.write(page, zoo_page.read(page.with_suffix(".json")).with_row(ROW, RUN, ORDER))
+    both = zoo_page.read(page.with_suffix(".json")).with_row(other, RUN, ORDER)
+    zoo_page.write(page, both)
+    assert both.rows == (other, ROW)
+    assert "failed: it broke" in page.read_text()
     better = Row(name="motion-lstm", title="An LSTM", data="watch", measure="accuracy", quick=True)
-    assert zoo_page.merge(file, [better], order) == (better, ROW)
-    assert "motion-lstm (quick)" in zoo_page.render([better, ROW])
+    third = zoo_page.read(page.with_suffix(".json")).with_row(better, RUN, ORDER)
+    assert third.rows == (better, ROW)
+    assert "motion-lstm (quick)" in zoo_page.render(third)
+    assert [run.systems for run in third.runs] == [("digits-mlp",), ("motion-lstm",)]
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["zoo.json", "zoo.md"]
+
+
+def test_the_time_of_all_runs_counts() -> None:
+    verified = Verified()
+    long = Run(systems=(), seconds=600.0, jobs=2, processors=2)
+    verified = verified.with_row(ROW, long, ORDER)
+    other = Row(name="motion-lstm", title="An LSTM", data="watch", failure="it broke")
+    verified = verified.with_row(
+        other, Run(systems=("digits-mlp",), seconds=900.0, jobs=2, processors=2), ORDER
+    )
+    assert [run.systems for run in verified.runs] == [("digits-mlp", "motion-lstm")]
+    verified = verified.with_row(ROW, Run(systems=(), seconds=300.0, jobs=1, processors=2), ORDER)
+    assert [run.systems for run in verified.runs] == [("motion-lstm",), ("digits-mlp",)]
+    assert "15 minutes, 2 side by side on 2 processors; 1 of the systems took 5 minutes" in zoo_page.render(
+        verified
+    )
+    assert "20 minutes in all" in zoo_page.render(verified)
+
+
+def test_the_slowest_goes_first_and_the_unknown_before_it() -> None:
+    known = [
+        msgspec.structs.replace(ROW, name=name, seconds=seconds)
+        for name, seconds in (("ds-cnn", 10.0), ("resnet8", 90.0))
+    ]
+    assert longest_first(["ds-cnn", "resnet8", "char-lstm"], known) == ["char-lstm", "resnet8", "ds-cnn"]
+
+
+def test_a_damaged_file_of_rows_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "zoo.json").write_text("[]")
+    with pytest.raises(errors.ZooError, match="Expected the rows of an earlier verification in"):
+        zoo_page.read(tmp_path / "zoo.json")
+
+
+def test_passes_in_one_place() -> None:
+    training = zoo.CentralTraining(epochs=20, batch_size=32, learning_rate=1e-3)
+    assert training.epochs_on(1000, 100) == 4
+    assert training.epochs_on(110, 100) == 20
+    assert zoo.get("digits-convnet").central.epochs_on(3280, 400) == 20

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,11 +14,14 @@ from ...protocol.messages import BlobReference, Scalar
 from ...protocol.signatures import verify_manifest
 from ..config import AgentConfig
 from ..sample_count import count_samples
-from ..session.events import ReleaseChanged, ReleaseInstalled, ReleaseJudged, ReleaseRefused
+from ..session.events import ReleaseChanged, ReleaseInstalled, ReleaseJudged, ReleaseOffered, ReleaseRefused
+from .state import ReleaseState
 from .store import ReleaseStore
 
-Event = ReleaseInstalled | ReleaseRefused | ReleaseChanged
+Event = ReleaseInstalled | ReleaseOffered | ReleaseRefused | ReleaseChanged
 
+# After a failure of the disk a release is tried again.
+RETRY_SECONDS = 60.0
 logger = logging.getLogger(__name__)
 
 
@@ -39,7 +43,9 @@ class Installer:
         self._on_event = on_event
         self._refused = ""
         self._busy = threading.Lock()
-        self._told = self._store.state()
+        self._told = ReleaseState()
+        self._told = self._state()
+        self._postponed: tuple[bytes, float] | None = None
         self._measured = count_samples(self._samples, "test")
         # Killed between the swap and saying so, the last agent left programs with the release before.
         self._store.state_file.announce()
@@ -48,16 +54,18 @@ class Installer:
         """Whether the release may run here, and the blobs of its files; None if it is not for us now."""
         try:
             manifest = verify_manifest(signed, self._store.keys)
-            current = self._store.state().current
+            current = self._state().current
             if current is not None and current.release == manifest.release:
                 return None
             if not manifest.reaches(self._device):
                 logger.info("%s has not reached this device yet", manifest.release)
                 return None
             _, files = self._store.check(signed)
-        except HedgerowError as error:
-            self._refused = error.args[0]
-            return ReleaseRefused(signed, error.args[0])
+        except (HedgerowError, OSError) as error:
+            self._refused = (
+                str(error.args[0]) if isinstance(error, HedgerowError) else self._postpone(signed, error)
+            )
+            return ReleaseRefused(signed, self._refused)
         return ReleaseJudged(signed, tuple(BlobReference(sha256=f.sha256, size=f.size) for f in files))
 
     def install(self, signed: bytes) -> None:
@@ -66,6 +74,9 @@ class Installer:
 
     def watch(self) -> None:
         """Looks for what other programs did to the releases; measures again when enough samples have come."""
+        if self._postponed is not None and time.monotonic() >= self._postponed[1]:
+            signed, self._postponed = self._postponed[0], None
+            self._on_event(ReleaseOffered(signed))
         state = self._store.state()
         if state != self._told:
             self._told = state
@@ -78,7 +89,7 @@ class Installer:
 
     def report(self) -> dict[str, Scalar]:
         """What serves and where, how well, and what was refused last, for the device's state."""
-        state = self._store.state()
+        state = self._state()
         current = state.current
         failed = [f"{release}: {reason}" for release, reason in state.refused.items()]
         report: dict[str, Scalar] = {
@@ -99,11 +110,31 @@ class Installer:
                 sources: dict[str, Path] = {file.name: self._blobs.path(file.sha256) for file in files}
                 installed = self._store.install(signed, sources)
             self._refused = ""
-            self._told = self._store.state()
+            self._told = self._state()
             self._on_event(ReleaseInstalled(signed, installed.release))
-        except (HedgerowError, OSError) as error:
+        except HedgerowError as error:
             logger.warning("%s", error)
+            # What failed here is in the list of what was refused.
+            listed = error.args[0] in self._state().refused.values()
+            self._refused = "" if listed else str(error.args[0])
             self._on_event(ReleaseRefused(signed, str(error)))
+        except OSError as error:
+            self._refused = self._postpone(signed, error)
+            self._on_event(ReleaseRefused(signed, self._refused))
+
+    def _postpone(self, signed: bytes, error: OSError) -> str:
+        """The disk is to blame, not the release; what to say about it."""
+        logger.error("the disk did not take a release, it is tried again: %s", error)
+        self._postponed = signed, time.monotonic() + RETRY_SECONDS
+        return f"the disk failed: {error}"
+
+    def _state(self) -> ReleaseState:
+        """What serves, or, from a disk that cannot be read, what served when it could."""
+        try:
+            return self._store.state()
+        except OSError as error:
+            logger.error("what serves cannot be read: %s", error)
+            return self._told
 
     def _recheck(self) -> None:
         """The lock was taken by `watch`."""

@@ -6,6 +6,9 @@ import contextlib
 import logging
 import mmap
 import os
+from collections.abc import Callable
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
 
 import msgspec
@@ -128,6 +131,11 @@ class StateFile:
         if self._shared is None:
             self._shared = self._map()
         return self._shared[:8] if self._shared is not None else self._stamp()
+
+    def watch(self) -> Callable[[], bytes]:
+        """What `version` gives, to be asked often; until `close`."""
+        self.version()
+        return self.version if self._shared is None else partial(itemgetter(slice(8)), self._shared)
 
     def close(self) -> None:
         """Lets go of the shared memory."""

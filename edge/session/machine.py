@@ -134,6 +134,9 @@ def _hear_own_state(turn: Turn, state: DeviceState) -> None:
     if twin != before:
         turn.note(f"{twin}: give each device an id of its own")
         turn.announce()
+    elif not state.online and state.capabilities.get("instance") == turn.session.instance:
+        # Our own will, from a connection before this one: some brokers say it after our birth.
+        turn.announce()
 
 
 def _hear_state(turn: Turn, state: CoordinatorState) -> None:

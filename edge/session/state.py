@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from ...protocol import messages
 from ...protocol.messages import Task
 from ...protocol.topics import Topics
+from ..result import Result
 from .download import Download
-from .events import Result
 
 REPEAT_SECONDS = 15.0
 OVER_AT_MOST = 512

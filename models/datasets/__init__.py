@@ -5,6 +5,7 @@ from .dataset import Dataset, join
 from .digits import federate_digits, federate_small_digits, mnist, small_digits
 from .faces import faces, federate_faces
 from .federation import DeviceData, Federation, deal, refuse_alpha
+from .keras_data import keras_data
 from .language import Vocabulary, federate_letters, federate_words, topics
 from .motion import Recordings, federate_motion, spectrograms, watch
 from .numbers import federate_numbers, translations
@@ -28,6 +29,7 @@ __all__ = [
     "federate_words",
     "japanese_vowels",
     "join",
+    "keras_data",
     "mnist",
     "numbers",
     "refuse_alpha",

@@ -6,12 +6,15 @@ A. Graves, "Generating sequences with recurrent neural networks", 2013.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import keras
 from keras import layers
 
 from ..baselines import FOUR_GRAM
-from ..datasets import Federation, federate_letters, refuse_alpha
+from ..datasets import Dataset, Federation, federate_letters, refuse_alpha
 from ..measures import PERPLEXITY
+from ..word_map import draw_word_map
 from .entry import CentralTraining, Entry, FederatedTraining
 
 LETTERS = 48
@@ -37,17 +40,23 @@ def federate(*, devices: int | None = None, alpha: float | None = None, seed: in
     return federate_letters(devices=devices, seed=seed, steps=STEPS, size=LETTERS)
 
 
+def draw(model: keras.Model, test: Dataset, folder: Path) -> Path:
+    """The learned vectors on a plane."""
+    return draw_word_map(model, test.labels, folder / "words.svg")
+
+
 CHAR_LSTM = Entry(
     name="char-lstm",
     title="LSTM language model over letters",
     data="the Python language reference",
     build=build,
     federate=federate,
-    central=CentralTraining(epochs=25, batch_size=16, learning_rate=4e-3),
+    central=CentralTraining(epochs=16, batch_size=16, learning_rate=4e-3),
     federated=FederatedTraining(
         rounds=5, local_epochs=2, batch_size=16, learning_rate=1e-3, optimizer="adam"
     ),
     needs=(),
     measure=PERPLEXITY,
     baseline=FOUR_GRAM,
+    draw=draw,
 )

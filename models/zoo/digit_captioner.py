@@ -5,10 +5,14 @@ Sources: O. Vinyals et al., "Show and tell", CVPR 2015; K. Xu et al., "Show, att
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import keras
+import numpy as np
 from keras import layers
 
-from ..datasets import Federation, federate_digits, scenes
+from ..attention import draw_glances
+from ..datasets import Dataset, Federation, federate_digits, scenes
 from ..measures import EXACT_MATCH
 from .entry import CentralTraining, Entry, FederatedTraining
 
@@ -57,6 +61,11 @@ def federate(*, devices: int | None = None, alpha: float | None = None, seed: in
     )
 
 
+def draw(model: keras.Model, test: Dataset, folder: Path) -> Path:
+    """Where the decoder looked at each word, over four held-out scenes."""
+    return draw_glances(model, test.take(np.arange(4)), folder / "attention.svg")
+
+
 DIGIT_CAPTIONER = Entry(
     name="digit-captioner",
     title="ConvNet and attending LSTM telling which digits are where",
@@ -68,4 +77,5 @@ DIGIT_CAPTIONER = Entry(
         rounds=4, local_epochs=1, batch_size=16, learning_rate=1e-3, optimizer="adam"
     ),
     measure=EXACT_MATCH,
+    draw=draw,
 )

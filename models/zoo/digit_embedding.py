@@ -47,7 +47,7 @@ def federate(*, devices: int | None = None, alpha: float | None = None, seed: in
         alpha=1.0 if alpha is None else alpha,
         seed=seed,
         held_out=digits.take(np.sort(np.random.default_rng(seed).choice(unseen, 300, replace=False))),
-        central=350,
+        central=1000,
         calibration=150,
         preprocessing="28x28 grey images, white ink on black, x = pixel / 255",
     )
@@ -59,11 +59,12 @@ DIGIT_EMBEDDING = Entry(
     data="MNIST; 0-6 trained on, 7-9 verified",
     build=build,
     federate=federate,
-    central=CentralTraining(epochs=20, batch_size=32, learning_rate=1e-3),
+    central=CentralTraining(epochs=20, batch_size=64, learning_rate=1e-3),
     federated=FederatedTraining(
         rounds=5, local_epochs=1, batch_size=32, learning_rate=5e-4, optimizer="adam"
     ),
-    loss=Triplet(margin=0.5, mining="semihard"),
+    # Chosen by verifying two of the seven known digits after training on the other five.
+    loss=Triplet(margin=0.5, mining="hard"),
     measure=EQUAL_ERROR_RATE,
     baseline=RAW_PIXELS,
 )

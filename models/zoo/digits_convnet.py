@@ -35,7 +35,9 @@ DIGITS_CONVNET = Entry(
     data="MNIST, 5,000 images",
     build=build,
     federate=federate_digits,
-    central=CentralTraining(epochs=20, batch_size=32, learning_rate=2e-3),
+    central=CentralTraining(
+        epochs=20, batch_size=32, learning_rate=2e-3, epochs_on_all=20, augments_all=True
+    ),
     federated=FederatedTraining(
         rounds=5, local_epochs=3, batch_size=16, learning_rate=0.01, optimizer="momentum"
     ),

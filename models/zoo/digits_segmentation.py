@@ -31,7 +31,14 @@ def build() -> keras.Model:
 
 def _convolutions(x: keras.KerasTensor, filters: int, name: str) -> keras.KerasTensor:
     for number in (1, 2):
-        x = layers.Conv2D(filters, 3, padding="same", activation="relu", name=f"{name}{number}")(x)
+        x = layers.Conv2D(
+            filters,
+            3,
+            padding="same",
+            activation="relu",
+            kernel_initializer="he_normal",
+            name=f"{name}{number}",
+        )(x)
     return x
 
 
@@ -54,7 +61,7 @@ DIGITS_SEGMENTATION = Entry(
     data="pages of real MNIST digits",
     build=build,
     federate=federate,
-    central=CentralTraining(epochs=15, batch_size=8, learning_rate=3e-3),
+    central=CentralTraining(epochs=16, batch_size=4, learning_rate=3e-3, epochs_on_all=8),
     federated=FederatedTraining(rounds=4, local_epochs=1, batch_size=8, learning_rate=1e-3, optimizer="adam"),
     measure=MEAN_IOU,
     baseline=BRIGHT_PIXELS,

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import keras
 
 from ..baselines import NEAREST_NEIGHBOUR, Baseline
-from ..datasets import Federation
+from ..datasets import Dataset, Federation
 from ..losses import Loss
 from ..measures import ACCURACY, Measure
 
@@ -41,11 +43,20 @@ class CentralTraining:
         epochs: Passes over the central set.
         batch_size: Examples a step.
         learning_rate: Of the first step; it falls to zero along half a cosine.
+        epochs_on_all: Passes over all examples in one place, central and the devices'; None for as many as
+            make twice the steps.
+        augments_all: Whether those examples are changed a little in every pass; see `augmentation`.
     """
 
     epochs: int
     batch_size: int
     learning_rate: float
+    epochs_on_all: int | None = None
+    augments_all: bool = False
+
+    def epochs_on(self, examples: int, central: int) -> int:
+        """Passes over all `examples` in one place, of which `central` are the central ones."""
+        return self.epochs_on_all or min(self.epochs, math.ceil(2 * self.epochs * central / examples))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +96,8 @@ class Entry:
         baseline: What it has to beat.
         pretrain: What it learns before it sees any answer.
         not_int8: Why it has no int8 file; empty where it has one.
+        draw: Draws into a folder what there is to see of this model beside curves, filters, feature maps and
+            confusion.
     """
 
     name: str
@@ -100,6 +113,7 @@ class Entry:
     baseline: Baseline = NEAREST_NEIGHBOUR
     pretrain: Callable[[keras.Model, Federation, int], None] | None = None
     not_int8: str = ""
+    draw: Callable[[keras.Model, Dataset, Path], Path] | None = None
 
     def create(self, seed: int) -> keras.Model:
         """The model with the initial weights of this seed. Sets the seeds of Python, numpy and Keras."""

@@ -5,12 +5,15 @@ Source: M. Sundermeyer, R. Schlueter, H. Ney, "LSTM neural networks for language
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import keras
 from keras import layers
 
 from ..baselines import TRIGRAM
-from ..datasets import Federation, federate_words, refuse_alpha
+from ..datasets import Dataset, Federation, federate_words, refuse_alpha
 from ..measures import PERPLEXITY
+from ..word_map import draw_word_map
 from .entry import CentralTraining, Entry, FederatedTraining
 
 WORDS = 400
@@ -37,6 +40,11 @@ def federate(*, devices: int | None = None, alpha: float | None = None, seed: in
     return federate_words(devices=devices, seed=seed, steps=STEPS, size=WORDS)
 
 
+def draw(model: keras.Model, test: Dataset, folder: Path) -> Path:
+    """The learned vectors on a plane."""
+    return draw_word_map(model, test.labels, folder / "words.svg")
+
+
 NEXT_WORD_LSTM = Entry(
     name="next-word-lstm",
     title="LSTM language model over words",
@@ -50,4 +58,5 @@ NEXT_WORD_LSTM = Entry(
     needs=(),
     measure=PERPLEXITY,
     baseline=TRIGRAM,
+    draw=draw,
 )

@@ -8,10 +8,14 @@ D. Bahdanau, K. Cho, Y. Bengio, 2015; T. Luong, H. Pham, C. Manning, "Effective 
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import keras
+import numpy as np
 from keras import layers
 
-from ..datasets import Federation, federate_numbers, refuse_alpha
+from ..attention import draw_translations
+from ..datasets import Dataset, Federation, federate_numbers, numbers, refuse_alpha
 from ..measures import EXACT_MATCH
 from .entry import CentralTraining, Entry, FederatedTraining
 
@@ -45,6 +49,12 @@ def federate(*, devices: int | None = None, alpha: float | None = None, seed: in
     return federate_numbers(devices=devices, seed=seed)
 
 
+def draw(model: keras.Model, test: Dataset, folder: Path) -> Path:
+    """At which English words the decoder looked for each French one, in three held-out numbers."""
+    english = numbers.vocabulary("en")
+    return draw_translations(model, test.take(np.arange(3)), english, folder / "attention.svg")
+
+
 NUMBER_TRANSLATOR = Entry(
     name="number-translator",
     title="LSTM encoder and decoder with attention, from English to French number words",
@@ -57,4 +67,5 @@ NUMBER_TRANSLATOR = Entry(
     ),
     needs=("num2words",),
     measure=EXACT_MATCH,
+    draw=draw,
 )

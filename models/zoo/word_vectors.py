@@ -6,12 +6,15 @@ al., "A neural probabilistic language model", JMLR 3, 2003.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import keras
 from keras import layers
 
 from ..baselines import FOUR_GRAM
-from ..datasets import Federation, federate_words, refuse_alpha
+from ..datasets import Dataset, Federation, federate_words, refuse_alpha
 from ..measures import PERPLEXITY
+from ..word_map import draw_word_map
 from .entry import CentralTraining, Entry, FederatedTraining
 
 WORDS = 400
@@ -39,6 +42,11 @@ def federate(*, devices: int | None = None, alpha: float | None = None, seed: in
     return federate_words(devices=devices, seed=seed, steps=CONTEXT, size=WORDS, next_only=True)
 
 
+def draw(model: keras.Model, test: Dataset, folder: Path) -> Path:
+    """The learned vectors on a plane."""
+    return draw_word_map(model, test.labels, folder / "words.svg")
+
+
 WORD_VECTORS = Entry(
     name="word-vectors",
     title="Neural probabilistic language model that learns a vector for each word",
@@ -52,4 +60,5 @@ WORD_VECTORS = Entry(
     needs=(),
     measure=PERPLEXITY,
     baseline=FOUR_GRAM,
+    draw=draw,
 )

@@ -5,21 +5,27 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import queue
+import re
 import signal
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
+import yaml
 from safetensors.numpy import load_file
 
 from hedgerow.coordinator.config import CoordinatorConfig, StrategyConfig
 from hedgerow.coordinator.journal import Journal
+from hedgerow.protocol.link import Broker, Connected, LinkEvent, MqttLink, Received
 
 HERE = Path(__file__).parent
 FLEET_PROGRAM = HERE.parents[1] / "benchmarks" / "simulated_fleet.py"
@@ -65,8 +71,8 @@ class Rig:
         self.devices += count
         return self.start(command, "fleet")
 
-    def start_coordinator(self, *kill: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, str(HERE / "launch.py"), str(self.folder / "hedgerow.toml"), str(NUMBERS)]
+    def start_coordinator(self, *kill: str, numbers: int = NUMBERS) -> subprocess.Popen[bytes]:
+        command = [sys.executable, str(HERE / "launch.py"), str(self.folder / "hedgerow.toml"), str(numbers)]
         return self.start([*command, *kill], "coordinator")
 
     def start(self, command: list[str], name: str) -> subprocess.Popen[bytes]:
@@ -182,3 +188,57 @@ def expected_model() -> Callable[[list[tuple[str, ...]]], float]:
         return total
 
     return expected
+
+
+DOCUMENT = yaml.safe_load((HERE.parents[1] / "docs" / "asyncapi.yaml").read_text())
+
+
+def channel_of(topic: str) -> tuple[str, Any]:
+    for name, channel in DOCUMENT["channels"].items():
+        if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", channel["address"]), topic):
+            return name, channel
+    raise AssertionError(f"no channel for {topic}")
+
+
+def check_message(topic: str, payload: bytes) -> tuple[str, dict[str, Any]]:
+    """The channel's name and the message, once both are as docs/asyncapi.yaml says."""
+    name, channel = channel_of(topic)
+    assert topic.count("/") <= 7
+    assert len(payload) <= 128 * 1024
+    if name == "blob":
+        return name, {}
+    if name == "up-chunk":
+        length = int.from_bytes(payload[:2], "big")
+        payload = payload[2 : 2 + length]
+    message = json.loads(payload)
+    schema = {**channel["messages"][name]["payload"], "components": DOCUMENT["components"]}
+    jsonschema.validate(message, schema)
+    assert message.get("device", "") in (*topic.split("/"), "")
+    return name, message
+
+
+@pytest.fixture
+def sniff() -> Callable[[Rig], Any]:
+    """A context that records every message of a fleet and checks it at the end; gives them by channel."""
+
+    @contextmanager
+    def sniffing(rig: Rig) -> Iterator[dict[str, list[dict[str, Any]]]]:
+        seen: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        events: queue.SimpleQueue[LinkEvent] = queue.SimpleQueue()
+        link = MqttLink(
+            Broker.from_url(rig.broker), client_id=f"{rig.fleet}-sniffer", will=None, on_event=events.put
+        )
+        with closing(link):
+            assert isinstance(events.get(timeout=10), Connected)
+            link.subscribe([f"hedgerow/v1/{rig.fleet}/#"])
+            yield seen
+            while True:
+                try:
+                    event = events.get(timeout=1.0)
+                except queue.Empty:
+                    break
+                if isinstance(event, Received) and event.payload:
+                    name, message = check_message(event.topic, event.payload)
+                    seen[name].append(message)
+
+    return sniffing

@@ -23,7 +23,8 @@ import numpy as np
 
 from hedgerow.edge.agent import Agent
 from hedgerow.edge.config import AgentConfig
-from hedgerow.edge.session.events import Result, WorkFinished
+from hedgerow.edge.result import Result
+from hedgerow.edge.session.events import WorkFinished
 from hedgerow.edge.spool import Spool
 from hedgerow.edge.worker import Usage
 from hedgerow.protocol import messages, tensors

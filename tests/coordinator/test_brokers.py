@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import ipaddress
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -64,6 +67,60 @@ def test_the_limits_of_aws_iot_core(
     """128 KB a message, QoS 1; clean sessions, 8 filters a packet and 8 levels are how we talk anyway."""
     port = start_mosquitto("allow_anonymous true", "message_size_limit 131072", "max_qos 1")
     run_rounds(make_rig(f"mqtt://127.0.0.1:{port}"), expected_model)
+
+
+class OnlyMqtt311:
+    """In front of a broker: lets in who says protocol level 4, and answers everybody else as MQTT 3.1.1 asks
+    for, with return code 1, "unacceptable protocol version", and the end of the connection.
+    """
+
+    def __init__(self, target: int) -> None:
+        self._target = target
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port = self._server.getsockname()[1]
+        self.levels: list[int] = []
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown(socket.SHUT_RDWR)
+        self._server.close()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=self._connect, args=(self._server.accept()[0],), daemon=True).start()
+
+    def _connect(self, client: socket.socket) -> None:
+        with client, contextlib.suppress(OSError):
+            head = client.recv(9, socket.MSG_PEEK | socket.MSG_WAITALL)
+            # Fixed header, the length of the rest in one byte or two, "MQTT" with its length, the level.
+            place = 2 if head[1] < 0x80 else 3
+            head = client.recv(place + 7, socket.MSG_PEEK | socket.MSG_WAITALL)
+            self.levels.append(head[place + 6])
+            if self.levels[-1] != 4:
+                client.sendall(b"\x20\x02\x00\x01")
+                return
+            with socket.create_connection(("127.0.0.1", self._target)) as broker:
+                threading.Thread(target=_pump, args=(broker, client), daemon=True).start()
+                _pump(client, broker)
+
+
+def _pump(source: socket.socket, sink: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(1 << 16):
+            sink.sendall(data)
+    for end in (source, sink):
+        with contextlib.suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
+
+
+def test_a_broker_that_speaks_mqtt_3_1_1_only(
+    start_mosquitto: Start, make_rig: Fixture, expected_model: Fixture
+) -> None:
+    with contextlib.closing(OnlyMqtt311(start_mosquitto("allow_anonymous true"))) as broker:
+        run_rounds(make_rig(f"mqtt://127.0.0.1:{broker.port}"), expected_model)
+    assert broker.levels
+    assert set(broker.levels) == {4}
 
 
 def test_each_device_in_its_own_branch(

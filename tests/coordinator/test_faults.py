@@ -7,6 +7,7 @@ import queue
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 
 from hedgerow.broker import free_port
+from hedgerow.coordinator.config import StrategyConfig
 from hedgerow.processes import wait_for_port
 from hedgerow.protocol import blobs, messages, tensors
 from hedgerow.protocol.link import Broker, Connected, LinkEvent, MqttLink, Received
@@ -413,3 +415,40 @@ def test_garbage_on_every_topic(broker_url: str, make_rig: Fixture, expected_mod
         assert rig.finish(coordinator) == 0, rig.log[-2000:]
     assert [len(devices) for devices in rig.counted()] == [3, 3]
     np.testing.assert_allclose(rig.final["dense/bias"], expected_model(rig.counted()), rtol=1e-6)
+
+
+def test_what_a_folder_must_not_be_used_for(mosquitto: str, make_rig: Fixture) -> None:
+    """Another model, a strategy's state that the disk has spoilt, and a port that is taken."""
+    rig = make_rig(mosquitto)
+    rig.configure(start_devices=2, rounds=1, strategy=StrategyConfig(name="FedAdam"))
+    rig.start_devices(2)
+    assert rig.finish(rig.start_coordinator()) == 0, rig.log[-2000:]
+    assert rig.finish(rig.start_coordinator(numbers=60)) == 72
+    assert "was begun with, received another one" in rig.log
+    assert "Give each model a folder of its own." in rig.log
+    (rig.folder / "coordinator" / "strategy-1.safetensors").write_bytes(b"spoilt")
+    assert rig.finish(rig.start_coordinator()) == 73
+    assert "Expected the strategy's state after round 1, received" in rig.log
+    with closing(socket.create_server(("0.0.0.0", 0))) as taken:
+        rig.configure(start_devices=2, rounds=1, metrics_port=taken.getsockname()[1])
+        assert rig.finish(rig.start_coordinator()) == 72
+    assert "Expected a free metrics_port" in rig.log
+
+
+def test_what_devices_took_before_a_restart_is_their_deadline_after_it(
+    mosquitto: str, make_rig: Fixture
+) -> None:
+    rig = make_rig(mosquitto)
+    own = {"start_devices": 2, "device_factor": 5.0, "device_seconds": 0.1}
+    rig.configure(rounds=1, **own)
+    quick = rig.start_devices(2)
+    assert rig.finish(rig.start_coordinator()) == 0, rig.log[-2000:]
+    quick.kill()
+    quick.wait()
+    # The same two devices, which said that they took 0.1 s, now take at least 5.
+    rig.devices = 0
+    rig.start_devices(2, work_seconds=10.0)
+    rig.configure(rounds=2, **own)
+    assert rig.finish(rig.start_coordinator()) == 0, rig.log[-2000:]
+    assert rig.counted() == [("d0000", "d0001"), ()]
+    assert "train closed: all ended, 0 of 2" in rig.log

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from hedgerow.coordinator.downlink import IN_FLIGHT, Downlink
 from hedgerow.coordinator.inbox import Acknowledged, Inbox
 from hedgerow.coordinator.journal import Journal
 from hedgerow.coordinator.records import PhaseRecord
+from hedgerow.coordinator.replies import MeanReply
 from hedgerow.coordinator.roster import WINDOW, News, ReplayWindow, Roster
 from hedgerow.coordinator.selection import Eligibility, device_seconds, spares
 from hedgerow.errors import CoordinatorConfigError, TensorsError, UpdateError
@@ -182,7 +185,13 @@ def test_eligibility() -> None:
 def test_admission_keeps_what_the_strategy_needs() -> None:
     template = {"w": np.zeros(3, np.float32)}
     record = PhaseRecord(round=1, phase="train", weights=BLOB, available=("a",))
-    admission = Admission.of(record, template, metrics=frozenset({"train_loss"}), examples_at_most=100)
+    admission = Admission.of(
+        record,
+        template,
+        metrics=frozenset({"train_loss"}),
+        examples_at_most=100,
+        judge=MeanReply(train=True).judge,
+    )
     update = Update(
         device="a",
         incarnation=1,
@@ -195,15 +204,20 @@ def test_admission_keeps_what_the_strategy_needs() -> None:
     )
     admission.check_announced(update)
     assert admission.metrics_of(update) == {"train_loss": 1.0}
-    half = admission.weights(tensors.encode({"w": np.ones(3, np.float32)}, "f16"))
+    half = admission.weights(update, tensors.encode({"w": np.ones(3, np.float32)}, "f16"))
     assert half["w"].dtype == np.float32
     with pytest.raises(TensorsError, match="finite"):
-        admission.weights(tensors.encode({"w": np.full(3, np.inf, np.float32)}))
+        admission.weights(update, tensors.encode({"w": np.full(3, np.inf, np.float32)}))
+    # Its square is no float32 number any more: in FedAdam's second moment it would stay for ever.
+    admission.weights(update, tensors.encode({"w": np.full(3, 1e19, np.float32)}))
+    with pytest.raises(TensorsError, match="out of all bounds"):
+        admission.weights(update, tensors.encode({"w": np.full(3, 2e19, np.float32)}))
     evaluation = Admission.of(
         PhaseRecord(round=1, phase="evaluate", weights=BLOB, available=()),
         template,
         metrics=frozenset({"loss"}),
         examples_at_most=100,
+        judge=MeanReply(train=False).judge,
     )
     with pytest.raises(UpdateError, match="Expected no weights"):
         evaluation.check_announced(update)
@@ -225,3 +239,45 @@ def test_a_configuration_is_written_and_read_again(tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text('broker = "mqtt://h"\nfleet = "f"\nmodel = "m"\nuploads = 0\n')
     with pytest.raises(CoordinatorConfigError, match="uploads"):
         CoordinatorConfig.load(tmp_path / "bad.toml")
+
+
+HEAD = 'broker = "mqtt://h"\nfleet = "f"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "received neither"),
+        ('model = "m"\nrelease = "r"', "received both"),
+        ('model = "m"\n[train]\nlearning-rate = nan', r"finite numbers.*\[train\].*nan"),
+        ('model = "m"\n[evaluate]\nlimit = inf', r"finite numbers.*\[evaluate\].*inf"),
+        (f'model = "m"\n[train]\nnote = "{"x" * 50_000}"', "bytes together"),
+    ],
+)
+def test_a_configuration_that_no_device_would_understand(text: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "hedgerow.toml").write_text(HEAD + text)
+    with pytest.raises(CoordinatorConfigError, match=words):
+        CoordinatorConfig.load(tmp_path / "hedgerow.toml")
+
+
+MANIFEST = {"name": "r", "version": "1.0.0", "weights_digest": hashlib.sha256(b"").hexdigest()}
+
+
+def test_a_release_in_place_of_a_model(tmp_path: Path) -> None:
+    (tmp_path / "hedgerow.toml").write_text(HEAD + 'release = "r-1.0.0"')
+    config = CoordinatorConfig.load(tmp_path / "hedgerow.toml")
+    with pytest.raises(CoordinatorConfigError, match="No such file"):
+        _ = config.trainable
+    folder = tmp_path / "r-1.0.0"
+    folder.mkdir()
+    (folder / "t.tflite").write_bytes(b"trainable")
+    entry = {"name": "t.tflite", "size": 9, "sha256": hashlib.sha256(b"trainable").hexdigest()}
+    written = MANIFEST | {"files": [entry | {"kind": "trainable"}]}
+    (folder / "manifest.json").write_text(json.dumps(written))
+    assert config.trainable == folder / "t.tflite"
+    (folder / "t.tflite").write_bytes(b"trainabel and more")
+    with pytest.raises(CoordinatorConfigError, match="Expected 9 bytes"):
+        _ = config.trainable
+    (folder / "manifest.json").write_text(json.dumps(written | {"files": [entry | {"kind": "int8"}]}))
+    with pytest.raises(CoordinatorConfigError, match="of kind trainable"):
+        _ = config.trainable

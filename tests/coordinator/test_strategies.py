@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import tracemalloc
 import warnings
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from hedgerow.coordinator import flower, flower_strategies
 from hedgerow.coordinator.replies import EveryReply, FairReply, MeanReply, PrivateReply, replies_for
 from hedgerow.coordinator.strategy_state import restore_state, save_state
-from hedgerow.errors import StrategyError
+from hedgerow.errors import StrategyError, TensorsError
 from hedgerow.protocol.messages import BlobReference, Update
 from hedgerow.protocol.tensors import Weights
 
@@ -150,3 +152,54 @@ def test_an_update_that_changed_nothing_is_not_divided_by_its_length() -> None:
     clipped, was_clipped = flower.clip(dict(weights), weights, 1.0)
     assert not was_clipped
     np.testing.assert_array_equal(clipped["w"], weights["w"])
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "inside"),
+    [case[:3] for case in CASES if case[3] is not EveryReply],
+    ids=[f"{case[0]}-{case[2] or ''}" for case in CASES if case[3] is not EveryReply],
+)
+def test_what_is_folded_takes_the_memory_of_one_model_whatever_the_number(
+    name: str, arguments: dict[str, Any], inside: str | None
+) -> None:
+    strategy, rng = make(name, arguments, inside), np.random.default_rng(0)
+    start: Weights = {"w": rng.normal(size=100_000).astype(np.float32)}
+    replies = replies_for(strategy, train=True, start=start, read=lambda update: start)
+    (update, weights), *_ = answers(start, strategy, rng)
+
+    def held_after(folds: int) -> int:
+        for _ in range(folds):
+            replies.judge(update, weights)
+            replies.fold(update, dict(weights))
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        few = held_after(3)
+        assert held_after(100) - few < start["w"].nbytes
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("loss", "value", "good"),
+    [(0.0, 1.5, True), (0.7, 1.5, True), (-1.0, 1.5, False), (1e300, 1.5, True), (0.7, 1e19, False)],
+)
+def test_an_update_that_q_fedavg_cannot_weigh_is_refused_before_it_counts(
+    loss: float, value: float, good: bool
+) -> None:
+    strategy = make("QFedAvg", {"client_learning_rate": 1e-3}, None)
+    start: Weights = {"w": np.ones(3, np.float32)}
+    replies = replies_for(strategy, train=True, start=start, read=lambda update: start)
+    update = answers(start, strategy, np.random.default_rng(0))[0][0]
+    update = msgspec.structs.replace(update, metrics={"train_loss": loss})
+    weights: Weights = {"w": np.full(3, value, np.float32)}
+    if not good:
+        with pytest.raises(TensorsError, match="q-FedAvg can weigh"):
+            replies.judge(update, weights)
+        return
+    replies.judge(update, weights)
+    replies.fold(update, weights)
+    model, _ = replies.conclude(strategy, 1, None)
+    assert model is not None
+    assert np.isfinite(model["w"]).all()

@@ -18,7 +18,7 @@ from hedgerow.coordinator import events
 from hedgerow.coordinator.logs import JsonFormatter
 from hedgerow.coordinator.metrics import Metrics
 from hedgerow.coordinator.records import RoundRecord
-from hedgerow.coordinator.status import Status, StatusFile
+from hedgerow.coordinator.status import Status, StatusFile, read_status
 from hedgerow.coordinator.summaries import RoundSummaries, masked_crc32c
 from hedgerow.coordinator_cli import app
 from hedgerow.protocol.messages import BlobReference
@@ -124,6 +124,11 @@ def test_status_says_whether_the_process_is_there(tmp_path: Path) -> None:
     assert not Status().running
 
 
+def test_a_status_that_a_power_failure_has_spoilt_is_none(tmp_path: Path) -> None:
+    (tmp_path / "status.json").write_bytes(b"\0" * 100)
+    assert read_status(tmp_path) == Status()
+
+
 def test_the_commands(mosquitto: str, make_rig: Fixture) -> None:
     rig = make_rig(mosquitto)
     rig.configure(start_devices=3, minimum_devices=3)
@@ -145,5 +150,7 @@ def test_the_commands(mosquitto: str, make_rig: Fixture) -> None:
     ]
     assert lines[0]["bytes_up"] == 2 * 160_164
     assert "d0001" in say("devices")
+    of_one = [json.loads(line) for line in say("devices", "--round", "1", "--json").splitlines()]
+    assert [(d["updates"], d["last_round"], d["bytes_up"]) for d in of_one] == [(1, 1, 160_164)] * 3
     assert [json.loads(line)["devices"] for line in say("rounds", "--json").splitlines()] == [3, 3]
     assert "MB down" in say("rounds")

@@ -70,6 +70,17 @@ def test_a_twin_is_announced_once_and_forgotten_after_a_while() -> None:
     assert twin_of(replace(session, now=session.now + REMEMBERED_SECONDS)) == ""
 
 
+@pytest.mark.parametrize(("instance", "online", "again"), [("me", False, True), ("me", True, False)])
+def test_a_will_that_comes_after_the_next_birth_is_contradicted(
+    instance: str, online: bool, again: bool
+) -> None:
+    state = DeviceState(
+        device="d1", incarnation=7, counter=0, online=online, capabilities={"instance": instance}
+    )
+    _, actions = step(connected(2), events.OwnStateHeard(state))
+    assert [type(action) for action in actions] == [events.Announce] * again
+
+
 def test_two_agents_with_one_id_find_out_about_each_other(
     coordinator: Fixture, mosquitto: str, tmp_path: Path
 ) -> None:

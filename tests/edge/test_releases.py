@@ -8,7 +8,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import msgspec
@@ -18,8 +20,18 @@ import pytest
 from hedgerow.edge import Device
 from hedgerow.edge.config import AgentConfig
 from hedgerow.edge.release import ReleaseStore
+from hedgerow.edge.release.installer import RETRY_SECONDS, Installer
 from hedgerow.edge.release.store import TRIALS_AT_MOST
-from hedgerow.errors import HedgerowError, ManifestError, NoReleaseError, RefusedReleaseError, SignatureError
+from hedgerow.edge.session.events import ReleaseInstalled, ReleaseJudged, ReleaseOffered, ReleaseRefused
+from hedgerow.errors import (
+    HedgerowError,
+    ManifestError,
+    NoReleaseError,
+    RefusedReleaseError,
+    SignatureError,
+    TensorError,
+)
+from hedgerow.protocol.blobs import BlobStore
 from hedgerow.protocol.manifest import Manifest, ModelFile
 from hedgerow.protocol.messages import DeviceState
 from hedgerow.protocol.signatures import SigningKey, sign_manifest
@@ -95,6 +107,25 @@ def test_a_device_without_a_release_says_so(folder: Path) -> None:
         device.predict(np.zeros((1, 8, 8, 1), np.float32))
 
 
+def test_what_is_no_example_is_refused_and_the_next_one_answered(
+    folder: Path, store: ReleaseStore, publisher: Publisher
+) -> None:
+    store.install(*publisher.release("1.0.0"))
+    x = publisher.model.inference["x"]
+    with Device(folder) as device:
+        for wrong, words in (
+            (x[0], r"\(n, 8, 8, 1\).*received \[\(8, 8, 1\)\]"),
+            (x[:0], r"received \[\(0, 8, 8, 1\)\]"),
+            (np.full((1, 8, 8, 1), "three"), "real numbers.*U5"),
+            (np.full((1, 8, 8, 1), None), "real numbers.*object"),
+            (x[:1].astype(np.complex64), "real numbers.*complex64"),
+        ):
+            with pytest.raises(TensorError, match=words):
+                device.predict(wrong)
+        for one in (x[:1].astype(np.float64), x[:1].astype(">f4"), x[:1].tolist(), np.asfortranarray(x[:1])):
+            np.testing.assert_allclose(device.predict(one), answer(publisher, "first")[:1], atol=1e-5)
+
+
 def test_a_new_release_serves_from_the_next_call_on(
     folder: Path, store: ReleaseStore, publisher: Publisher
 ) -> None:
@@ -116,38 +147,119 @@ def test_a_new_release_serves_from_the_next_call_on(
     ]
 
 
+def vectors(publisher: Publisher) -> ModelFile:
+    """The golden vectors of a release that is not signed yet."""
+    signed, _ = publisher.release("1.0.1")
+    return msgspec.convert(msgspec.json.decode(signed)["files"][1], ModelFile)
+
+
+def no_golden(publisher: Publisher) -> tuple[bytes, dict[str, Path]]:
+    return publisher.release("1.0.1", files=(publisher.file("alone.tflite", b"x" * 100, "float32"),))
+
+
+def for_another_chip(publisher: Publisher) -> tuple[bytes, dict[str, Path]]:
+    compiled = publisher.file("chip.tflite", b"x", "compiled", targets=("other-chip",))
+    return publisher.release("1.0.1", files=(compiled, vectors(publisher)))
+
+
+def bomb(publisher: Publisher) -> tuple[bytes, dict[str, Path]]:
+    huge = ModelFile("huge.tflite", "float32", 1 << 40, "0" * 64)
+    return publisher.release("1.0.1", files=(huge, vectors(publisher)))
+
+
+def changed(publisher: Publisher) -> tuple[bytes, dict[str, Path]]:
+    signed, sources = publisher.release("1.0.1")
+    return signed.replace(b'"shapes"', b'"shades"'), sources
+
+
+_REFUSED: dict[str, tuple[Callable[[Publisher], tuple[bytes, dict[str, Path]]], type[HedgerowError], str]] = {
+    "signed by another key": (
+        lambda publisher: publisher.release("1.0.1", key=SigningKey.generate()), SignatureError, "key"
+    ),
+    "changed after signing": (changed, SignatureError, "sign"),
+    "no manifest at all": (lambda publisher: (b"no manifest", {}), HedgerowError, "manifest"),
+    "the same version": (lambda publisher: publisher.release("1.0.0"), RefusedReleaseError, "only go up"),
+    "a lower version": (lambda publisher: publisher.release("0.9.9"), RefusedReleaseError, "only go up"),
+    "for a newer agent": (
+        lambda publisher: publisher.release("1.0.1", minimum_agent="99.0.0"), RefusedReleaseError, "99.0.0"
+    ),
+    "for another chip": (for_another_chip, ManifestError, "only .*compiled"),
+    "without golden vectors": (no_golden, ManifestError, "golden"),
+    "a bomb of a size": (bomb, RefusedReleaseError, "at most 268435456 bytes"),
+    "a path that climbs out": (
+        lambda publisher: (climbing(publisher.release("1.0.1")[0]), {}), ManifestError, "plain file name"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", list(_REFUSED))
 def test_what_must_not_run_is_refused_and_the_old_release_serves_on(
-    store: ReleaseStore, publisher: Publisher, tmp_path: Path
+    what: str, folder: Path, store: ReleaseStore, publisher: Publisher
+) -> None:
+    make, error, words = _REFUSED[what]
+    store.install(*publisher.release("1.0.0"))
+    before, files = store.state(), sorted(folder.rglob("*.tflite"))
+    x = publisher.model.inference["x"]
+    with Device(folder) as device:
+        device.predict(x)
+        with pytest.raises(error, match=words):
+            store.install(*make(publisher))
+        np.testing.assert_allclose(device.predict(x), answer(publisher, "first"), atol=1e-5)
+    after = store.state()
+    assert (after.current and after.current.release, after.refused) == ("shapes-1.0.0", before.refused)
+    left = {path for path in folder.rglob("*.tflite") if "published" not in path.parts}
+    assert left == {path for path in files if "published" not in path.parts}
+
+
+def test_a_state_that_cannot_be_read_stops_no_inference(
+    folder: Path, store: ReleaseStore, publisher: Publisher
 ) -> None:
     store.install(*publisher.release("1.0.0"))
-    before = store.state()
-    other = SigningKey.generate()
-    golden = publisher.release("1.0.1")[0]
-    only_golden = msgspec.json.decode(golden)["files"][1]
-    compiled = publisher.file("chip.tflite", b"x", "compiled", targets=("other-chip",))
-    vectors = msgspec.convert(only_golden, ModelFile)
-    model = publisher.file("alone.tflite", b"x" * 100, "float32")
-    huge = ModelFile("huge.tflite", "float32", 1 << 40, "0" * 64)
-    for release, error in (
-        (publisher.release("1.0.1", key=other), SignatureError),
-        (publisher.release("1.0.0"), RefusedReleaseError),
-        (publisher.release("0.9.9"), RefusedReleaseError),
-        (publisher.release("1.0.1", minimum_agent="99.0.0"), RefusedReleaseError),
-        (publisher.release("1.0.1", files=(compiled, vectors)), ManifestError),
-        (publisher.release("1.0.1", files=(model,)), ManifestError),
-        (publisher.release("1.0.1", files=(huge, vectors)), RefusedReleaseError),
-    ):
-        with pytest.raises(error):
-            store.install(*release)
-        assert store.state() == before
-    signed, sources = publisher.release("1.0.1")
-    with pytest.raises(SignatureError):
-        store.install(signed.replace(b'"shapes"', b'"shades"'), sources)
-    with pytest.raises(HedgerowError):
-        store.install(b"no manifest", {})
-    with pytest.raises(ManifestError, match="plain file name"):
-        store.install(climbing(signed), sources)
-    assert store.state() == before
+    x, path = publisher.model.inference["x"], store.state_file.path
+    with Device(folder) as device:
+        device.predict(x)
+        content = path.read_bytes()
+        path.unlink()
+        path.mkdir()
+        store.state_file.announce()
+        np.testing.assert_allclose(device.predict(x), answer(publisher, "first"), atol=1e-5)
+        with Device(folder) as another, pytest.raises(NoReleaseError, match="directory"):
+            another.predict(x)
+        path.rmdir()
+        path.write_bytes(content)
+        store.install(*publisher.release("1.1.0", "second"))
+        np.testing.assert_allclose(device.predict(x), answer(publisher, "second"), atol=1e-5)
+
+
+def test_a_release_that_the_disk_did_not_take_is_reported_and_tried_again(
+    folder: Path, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = AgentConfig.load(folder / "agent.toml")
+    blobs = BlobStore(folder / "state" / "blobs")
+    events: SimpleQueue[Any] = SimpleQueue()
+    installer = Installer(config, blobs, events.put)
+    signed, sources = publisher.release("1.0.0")
+    for path in sources.values():
+        blobs.put(path.read_bytes())
+    in_the_way = folder / "state" / "releases" / "shapes-1.0.0"
+    in_the_way.write_bytes(b"")
+    installer.install(signed)
+    refused = events.get(timeout=60)
+    assert isinstance(refused, ReleaseRefused)
+    assert "the disk failed" in str(installer.report()["release_refused"])
+    installer.watch()
+    assert events.empty()
+    in_the_way.unlink()
+    later = time.monotonic() + RETRY_SECONDS
+    monkeypatch.setattr("hedgerow.edge.release.installer.time.monotonic", lambda: later)
+    installer.watch()
+    assert events.get(timeout=1) == ReleaseOffered(signed)
+    assert isinstance(installer.judge(signed), ReleaseJudged)
+    installer.install(signed)
+    assert events.get(timeout=60) == ReleaseInstalled(signed, "shapes-1.0.0")
+    assert (installer.report()["release"], installer.report()["release_refused"]) == ("shapes-1.0.0", "")
+    installer.watch()
+    assert events.empty()
 
 
 @pytest.mark.parametrize("damage", ["digest", "golden", "garbage"])

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hedgerow.edge.result import Result
 from hedgerow.edge.session import Session, events, step
-from hedgerow.edge.session.events import Action, Event, Result
+from hedgerow.edge.session.events import Action, Event
 from hedgerow.protocol.messages import (
     Accepted,
     BlobReference,

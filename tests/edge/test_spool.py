@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hedgerow.edge.session.events import Result
+from hedgerow.edge.result import Result
 from hedgerow.edge.spool import OVER_AT_MOST, Spool, SpoolSummary
 from hedgerow.errors import SpoolError
 
@@ -19,7 +19,7 @@ from hedgerow.errors import SpoolError
 _WRITER = """
 import sys
 from pathlib import Path
-from hedgerow.edge.session.events import Result
+from hedgerow.edge.result import Result
 from hedgerow.edge.spool import Spool
 
 spool = Spool(Path(sys.argv[1]))
