@@ -12,6 +12,7 @@ import numpy as np
 from ..errors import TensorsError, UpdateError
 from ..protocol.messages import Codec, Update
 from ..protocol.tensors import DTYPES, Weights, check_like, decode, encode
+from .lateness import Lateness
 from .records import PhaseRecord
 
 SPARE_BYTES = 1 << 16
@@ -63,6 +64,7 @@ class Admission:
         examples_at_most: No device has more samples.
         bytes_at_most: No update is larger.
         judge: The strategy's own word on an update, a `TensorsError` if it cannot take it.
+        lateness: Brings updates of earlier rounds to this one.
     """
 
     record: PhaseRecord
@@ -71,6 +73,7 @@ class Admission:
     examples_at_most: int
     bytes_at_most: int
     judge: Judge
+    lateness: Lateness
 
     @property
     def bytes_held(self) -> int:
@@ -86,10 +89,12 @@ class Admission:
         metrics: frozenset[str],
         examples_at_most: int,
         judge: Judge,
+        lateness: Lateness | None = None,
     ) -> Admission:
         """The rules for updates of a model: its own size, and some room for another writer's header."""
         size = len(encode(start)) + SPARE_BYTES
-        return cls(record, start, metrics, examples_at_most, size, judge)
+        late = lateness or Lateness(record.round, start)
+        return cls(record, start, metrics, examples_at_most, size, judge, late)
 
     def check_announced(self, update: Update) -> None:
         """Passes if the announcement fits its task, before a byte of the update is asked for.
@@ -98,8 +103,9 @@ class Admission:
             UpdateError: It does not.
         """
         train = self.record.phase == "train"
-        if update.round != self.record.round:
-            raise UpdateError(f"Expected an update of round {self.record.round}, received {update.round}.")
+        asked_in = self.lateness.asked_in(update.task)
+        if update.round != asked_in:
+            raise UpdateError(f"Expected an update of round {asked_in}, received {update.round}.")
         if train != (update.weights is not None):
             expected = "weights" if train else "no weights"
             raise UpdateError(f"Expected {expected} in the update of a {self.record.phase} task.")
@@ -130,7 +136,7 @@ class Admission:
         Raises:
             TensorsError: They are not those of the model, not finite, or the strategy cannot take them.
         """
-        weights = check_like(decode(data), self.start)
+        weights = self.lateness.forward(update, check_like(decode(data), self.start))
         check_distance(weights, self.start)
         self.judge(update, weights)
         return weights

@@ -24,6 +24,7 @@ from .folder_lock import locked
 from .intake import Intake
 from .journal import Journal
 from .phase import Surroundings
+from .policy import MakePolicy, TargetOrDeadline
 from .round_loop import Model, RoundLoop, Stopped
 from .status import StatusFile
 from .summaries import RoundSummaries
@@ -40,12 +41,19 @@ class Coordinator:
         config: What to run.
         listener: Told what happens, on this thread.
         stopping: Says whether to stop; asked several times a second.
+        policy: When a training phase closes, and what late updates are worth.
     """
 
     def __init__(
-        self, config: CoordinatorConfig, *, listener: Listener, stopping: Callable[[], bool]
+        self,
+        config: CoordinatorConfig,
+        *,
+        listener: Listener,
+        stopping: Callable[[], bool],
+        policy: MakePolicy = TargetOrDeadline,
     ) -> None:
         self._config = config
+        self._policy = policy
         self._listener = listener
         self._stopping = stopping
         self._stack = contextlib.ExitStack()
@@ -101,7 +109,9 @@ class Coordinator:
             listener=self._tell,
             stopping=self._stopping,
         )
-        self._loop = RoundLoop(config, self._model, store=self._store, around=around, evaluate=evaluate)
+        self._loop = RoundLoop(
+            config, self._model, store=self._store, around=around, evaluate=evaluate, policy=self._policy
+        )
 
     def _check_folder(self) -> None:
         """Passes if the folder is new, or was begun with a model of the same tensors."""

@@ -151,11 +151,11 @@ class Journal:
 
     # --- updates ------------------------------------------------------------------------------------------
 
-    def put_updates(self, phase: PhaseName, updates: Sequence[Update]) -> None:
-        """Writes, in one commit, that updates are stored and count."""
+    def put_updates(self, phase: PhaseName, round_: int, updates: Sequence[Update]) -> None:
+        """Writes, in one commit, that updates are stored and count in a round, whichever asked for them."""
         self._put(
             _updates,
-            [{"task": u.task, "round": u.round, "phase": phase, "update": _json(u)} for u in updates],
+            [{"task": u.task, "round": round_, "phase": phase, "update": _json(u)} for u in updates],
             key="task",
         )
 

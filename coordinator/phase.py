@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -32,7 +32,7 @@ from .exchange import Exchange, FromDevice
 from .intake import Intake
 from .journal import Journal
 from .policy import StragglerPolicy
-from .records import PhaseRecord
+from .records import Outstanding, PhaseRecord
 from .rounds import Assignment, Phase, Status
 
 logger = logging.getLogger(__name__)
@@ -54,6 +54,7 @@ class Assigned:
         seconds: Its own deadline.
         content: Of a message to a Flower app, in place of the program and the model.
         message: What such a message says beside its content.
+        earlier: The task as an earlier round gave it out, if one did.
     """
 
     device: str
@@ -61,6 +62,7 @@ class Assigned:
     seconds: float
     content: BlobReference | None = None
     message: FlowerMessage | None = None
+    earlier: Outstanding | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,7 @@ class PhaseRun:
         uploads: How many devices may upload at once.
         fold: Takes in each update once, with its weights (None for an evaluation).
         around: What it works with.
+        later: Tasks that are none of these, whose updates are asked for again in a later phase.
     """
 
     def __init__(
@@ -109,6 +112,7 @@ class PhaseRun:
         uploads: int,
         fold: Fold,
         around: Surroundings,
+        later: Collection[str] = (),
     ) -> None:
         self.record = record
         self._tasks = tasks
@@ -117,6 +121,7 @@ class PhaseRun:
         self._admission = admission
         self._fold = fold
         self._around = around
+        self._later = frozenset(later)
         self._complete: list[str] = []
         # They are checked and journaled together, and meanwhile all of them are in memory.
         self._batch = max(1, min(BATCH, BATCH_BYTES // admission.bytes_held))
@@ -152,7 +157,8 @@ class PhaseRun:
         while not self.record.closed and not self._around.stopping():
             message = self._around.exchange.next(0.0 if self.busy else TICK_SECONDS)
             if isinstance(message, Update) and message.task not in self._tasks:
-                settle_earlier(self._around, message)
+                if message.task not in self._later:
+                    settle_earlier(self._around, message)
             elif message is not None:
                 self.hear(message)
             due = time.monotonic() - ticked >= TICK_SECONDS
@@ -192,10 +198,15 @@ class PhaseRun:
     def _recovered(self) -> list[Assignment]:
         """The assignments, with what was counted and refused before the coordinator was stopped."""
         journal, place = self._around.journal, (self.record.round, self.record.phase)
-        assignments = {t: Assignment(t, a.device, seconds=a.seconds) for t, a in self._tasks.items()}
+        assignments = {
+            task: Assignment(
+                task, a.device, seconds=a.seconds, age=place[0] - (a.earlier or self.record).round
+            )
+            for task, a in self._tasks.items()
+        }
         for task in journal.refusals(*place):
             if task in assignments:
-                assignments[task] = _with(assignments[task], Status.FAILED)
+                assignments[task] = replace(assignments[task], status=Status.FAILED)
         for update in journal.updates(*place):
             if update.task not in assignments:
                 continue
@@ -203,11 +214,11 @@ class PhaseRun:
                 weights = self._weights(update)
             except (BlobError, TensorsError) as error:
                 logger.error("lost the update %s, which had been counted: %s", update.task, error.args[0])
-                assignments[update.task] = _with(assignments[update.task], Status.FAILED)
+                assignments[update.task] = replace(assignments[update.task], status=Status.FAILED)
                 continue
             self._fold(self._trimmed(update), weights)
             self._bytes_recovered += update.weights.size if update.weights else 0
-            assignments[update.task] = _with(assignments[update.task], Status.STORED)
+            assignments[update.task] = replace(assignments[update.task], status=Status.STORED)
         return list(assignments.values())
 
     # --- what devices say ---------------------------------------------------------------------------------
@@ -296,22 +307,37 @@ class PhaseRun:
             case round_events.Withdraw(task):
                 exchange.cancel(self._tasks[task].device, task, "It is too late for it.")
             case round_events.Close(reason):
-                self.record = msgspec.structs.replace(self.record, closed=reason)
+                outstanding = tuple(
+                    self._outstanding(a) for a in self.pending if not self._phase.policy.late(a.age + 1)
+                )
+                self.record = msgspec.structs.replace(self.record, closed=reason, outstanding=outstanding)
                 self._around.journal.put_phase(self.record)
                 stored = len(self._phase.stored)
                 logger.info("%s closed: %s, %d of %d", self.record.phase, reason, stored, len(self._tasks))
 
+    def _outstanding(self, assignment: Assignment) -> Outstanding:
+        assigned = self._tasks[assignment.task]
+        return assigned.earlier or Outstanding(
+            task=assignment.task,
+            device=assigned.device,
+            round=self.record.round,
+            weights=self.record.weights,
+            config=assigned.config,
+            seconds=assigned.seconds,
+        )
+
     def _ask(self, task: str) -> None:
         assigned = self._tasks[task]
+        origin = assigned.earlier or self.record
         left = assigned.seconds - (time.monotonic() - self._phase.opened)
         category = assigned.message.message_type.split(".")[0] if assigned.message else self.record.phase
         self._around.exchange.ask(
             assigned.device,
             task=task,
-            round=self.record.round,
+            round=origin.round,
             phase=category if category in ("train", "evaluate") else "query",
             program=assigned.content or self._program,
-            weights=assigned.content or self.record.weights,
+            weights=assigned.content or origin.weights,
             config=assigned.config,
             codec=self._codec,
             flower=assigned.message,
@@ -330,13 +356,14 @@ class PhaseRun:
             except (BlobError, TensorsError) as error:
                 self._refuse(update.device, task, str(error.args[0]))
         self._around.intake.sync(update for update, _ in checked)
-        self._around.journal.put_updates(self.record.phase, [update for update, _ in checked])
+        place = (self.record.phase, self.record.round)
+        self._around.journal.put_updates(*place, [update for update, _ in checked])
         for update, weights in checked:
             self._fold(self._trimmed(update), weights)
             self._around.listener(
                 UpdateCounted(
                     device=update.device,
-                    round=update.round,
+                    round=self.record.round,
                     phase=self.record.phase,
                     num_examples=update.num_examples,
                     metrics=update.metrics,
@@ -366,7 +393,3 @@ def settle_earlier(around: Surroundings, update: Update) -> None:
     accepted = stored is not None and stored.device == update.device
     reason = "" if accepted else "This task is not one of the current round."
     around.exchange.settle(update.device, update.task, accepted=accepted, reason=reason)
-
-
-def _with(assignment: Assignment, status: Status) -> Assignment:
-    return Assignment(assignment.task, assignment.device, seconds=assignment.seconds, status=status)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -24,13 +25,24 @@ class Standing:
 
 
 class StragglerPolicy(Protocol):
-    """Judges devices that are slower than others."""
+    """Judges devices that are slower than others.
+
+    Where late answers count, the devices work on when their phase closes; they are asked nothing else until
+    they have answered or are too late.
+    """
 
     def closes(self, standing: Standing) -> str:
         """Why the phase closes now; empty while it stays open."""
 
     def late(self, rounds_late: int) -> str:
         """Why an update that comes `rounds_late` rounds after its own cannot count; empty if it can."""
+
+    def share(self, rounds_late: int) -> float:
+        """What part of the change in such an update counts, from 0 to 1."""
+
+
+MakePolicy = Callable[[int, float], StragglerPolicy]
+"""Makes a round's policy from how many updates the strategy wants and the seconds until the deadline."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,3 +68,7 @@ class TargetOrDeadline:
     def late(self, rounds_late: int) -> str:
         """Why an update that comes `rounds_late` rounds after its own cannot count; empty if it can."""
         return "" if rounds_late == 0 else "Its round has closed."
+
+    def share(self, rounds_late: int) -> float:
+        """What part of the change in such an update counts: all of it, since none is late."""
+        return 1.0

@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from ..protocol.messages import BlobReference, FlowerMessage
+from ..protocol.messages import BlobReference, FlowerMessage, Scalar
 
 PhaseName = Literal["train", "evaluate", "messages"]
 
@@ -27,6 +27,26 @@ class Letter(msgspec.Struct, frozen=True, kw_only=True):
     message: FlowerMessage
 
 
+class Outstanding(msgspec.Struct, frozen=True, kw_only=True):
+    """A training task that had no answer when its phase closed, and may have one in a later round.
+
+    Args:
+        task: Its name.
+        device: Who works on it.
+        round: In which it was asked for.
+        weights: The model that it starts from.
+        config: What the strategy wanted the device to know.
+        seconds: The device's own deadline, from the opening of each phase.
+    """
+
+    task: str
+    device: str
+    round: int
+    weights: BlobReference
+    config: dict[str, Scalar]
+    seconds: float
+
+
 class PhaseRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A phase that was opened.
 
@@ -44,6 +64,8 @@ class PhaseRecord(msgspec.Struct, frozen=True, kw_only=True):
         bytes_down: Bytes of blobs that went out.
         seconds: From the opening to the aggregation.
         letters: The messages of a Flower ServerApp.
+        earlier: Tasks of earlier rounds whose answers count in this phase.
+        outstanding: Tasks that had no answer when it closed, and may have one in the next round.
     """
 
     round: int
@@ -59,6 +81,8 @@ class PhaseRecord(msgspec.Struct, frozen=True, kw_only=True):
     bytes_down: int = 0
     seconds: float = 0.0
     letters: tuple[Letter, ...] = ()
+    earlier: tuple[Outstanding, ...] = ()
+    outstanding: tuple[Outstanding, ...] = ()
 
 
 class RoundRecord(msgspec.Struct, frozen=True, kw_only=True):

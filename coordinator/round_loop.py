@@ -29,9 +29,10 @@ from . import flower, flower_strategies
 from .admission import Admission
 from .config import CoordinatorConfig
 from .events import DevicesOnline, PhaseOpened, RoundEnded
+from .lateness import Lateness
 from .phase import Assigned, PhaseRun, Surroundings
-from .policy import TargetOrDeadline
-from .records import PhaseName, PhaseRecord, RoundRecord
+from .policy import MakePolicy, TargetOrDeadline
+from .records import Outstanding, PhaseName, PhaseRecord, RoundRecord
 from .replies import Replies, replies_for
 from .roster import node_id
 from .selection import device_seconds, spares
@@ -71,6 +72,7 @@ class RoundLoop:
         store: Where models are.
         around: Wire, journal, intake, listener.
         evaluate: The model on the coordinator's own test data; nothing if it has none.
+        policy: When a training phase closes, and what late updates are worth.
     """
 
     def __init__(
@@ -81,12 +83,14 @@ class RoundLoop:
         store: BlobStore,
         around: Surroundings,
         evaluate: Callable[[Weights], dict[str, float]],
+        policy: MakePolicy = TargetOrDeadline,
     ) -> None:
         self._config = config
         self._model = model
         self._store = store
         self._around = around
         self._evaluate = evaluate
+        self._policy = policy
         self._run = around.journal.run()
         self._strategy = self._make_strategy()
         self._answered: dict[str, tuple[float, ...]] = {}
@@ -118,7 +122,8 @@ class RoundLoop:
             failure=train.failure,
         )
         self._around.journal.put_round(record)
-        self._store.keep({self._model.program.sha256, weights.sha256, result.sha256})
+        starts = {task.weights.sha256 for task in train.outstanding}
+        self._store.keep({self._model.program.sha256, weights.sha256, result.sha256, *starts})
         self._around.intake.keep(())
         self._around.listener(RoundEnded(record=record))
         return result
@@ -127,18 +132,24 @@ class RoundLoop:
         record = self._around.journal.phase(round_, phase)
         if record is not None and record.result is not None:
             return record
-        self._around.exchange.downlink.withdraw_all_but(self._model.program, weights)
+        outstanding = self._outstanding(round_, phase)
+        models = {blob.sha256: blob for blob in (weights, *(task.weights for task in outstanding))}
+        self._around.exchange.downlink.withdraw_all_but(self._model.program, *models.values())
         new = record is None
         if record is None:
             available = self._wait_for_devices(round_, phase)
-            record = PhaseRecord(round=round_, phase=phase, weights=weights, available=available)
+            earlier = outstanding if phase == "train" else ()
+            record = PhaseRecord(
+                round=round_, phase=phase, weights=weights, available=available, earlier=earlier
+            )
         tasks, target, message = self._configure(record)
         if new:
             self._around.journal.put_phase(record)
         started, sent = time.monotonic(), self._around.exchange.downlink.bytes_sent
         if not record.closed:
             self._around.exchange.downlink.offer(self._model.program)
-            self._around.exchange.downlink.offer(weights)
+            for blob in models.values():
+                self._around.exchange.downlink.offer(blob)
             self._around.listener(
                 PhaseOpened(round=round_, phase=phase, devices=tuple(a.device for a in tasks.values()))
             )
@@ -154,6 +165,11 @@ class RoundLoop:
             self._save_strategy(round_)
         self._around.journal.put_phase(finished)
         return finished
+
+    def _outstanding(self, round_: int, phase: PhaseName) -> tuple[Outstanding, ...]:
+        """The training tasks that devices still work on when a phase opens, as the policy lets them."""
+        before = self._around.journal.phase(round_ - 1 if phase == "train" else round_, "train")
+        return () if before is None else before.outstanding
 
     # --- who is asked -------------------------------------------------------------------------------------
 
@@ -215,11 +231,16 @@ class RoundLoop:
         more = spares(list(chosen), record.available, factor=factor, seed=seed)
         configs = {device: flower.config_of(message) for device, message in chosen.items()}
         configs |= {device: flower.config_of(first) for device in more}
+        busy = {task.device for task in self._outstanding(record.round, record.phase)}
         tasks = {
             f"{self._run}-{record.round}-{record.phase}-{device}": Assigned(
                 device, config, self._seconds(device)
             )
             for device, config in configs.items()
+            if device not in busy
+        }
+        tasks |= {
+            one.task: Assigned(one.device, one.config, one.seconds, earlier=one) for one in record.earlier
         }
         return tasks, len(chosen), first
 
@@ -241,14 +262,24 @@ class RoundLoop:
         """Runs the phase; the run, the replies, and how many there are."""
         train, config = record.phase == "train", self._config
         start = self._read(record.weights)
+        make = self._policy if train else TargetOrDeadline
+        policy = make(target, config.round_seconds)
+        earlier = {task.task: task for task in record.earlier}
+        lateness = Lateness(record.round, start, earlier, policy, self._read)
 
         def read(update: Update) -> Weights:
-            return tensors.check_like(tensors.decode(self._around.intake.read(update)), start)
+            weights = tensors.check_like(tensors.decode(self._around.intake.read(update)), start)
+            return lateness.forward(update, weights)
 
         replies = replies_for(self._strategy, train=train, start=start, read=read)
         metrics = flower_strategies.train_metrics(self._strategy) if train else self._model.evaluation_metrics
         admission = Admission.of(
-            record, start, metrics=metrics, examples_at_most=config.examples_at_most, judge=replies.judge
+            record,
+            start,
+            metrics=metrics,
+            examples_at_most=config.examples_at_most,
+            judge=replies.judge,
+            lateness=lateness,
         )
         counted: list[str] = []
 
@@ -264,10 +295,11 @@ class RoundLoop:
             program=self._model.program,
             codec=config.codec,
             admission=admission,
-            policy=TargetOrDeadline(target=target, seconds=config.round_seconds),
+            policy=policy,
             uploads=config.uploads,
             fold=fold,
             around=self._around,
+            later=() if train else [task.task for task in self._outstanding(record.round, record.phase)],
         )
         if not run.run():
             raise Stopped

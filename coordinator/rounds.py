@@ -65,6 +65,7 @@ class Assignment:
         task: The task's id.
         device: Who has it.
         seconds: The device's own deadline, from the opening of the phase.
+        age: Rounds since it was given out.
         status: How far it is.
         since: When it was last asked for, or granted (seconds on the coordinator's clock).
         patience: Seconds without a chunk before its chunks are granted again; doubles, so that a slow
@@ -77,6 +78,7 @@ class Assignment:
     task: str
     device: str
     seconds: float = float("inf")
+    age: int = 0
     status: Status = Status.ASKED
     since: float = float("-inf")
     patience: float = GRANT_AGAIN_SECONDS[0]
@@ -238,7 +240,10 @@ class _Step:
             return
         self.actions.append(Close(reason))
         self.phase = replace(self.phase, closed=reason)
-        self.actions += [Withdraw(a.task) for a in self.assignments() if not a.status.ended]
+        late = self.phase.policy.late
+        self.actions += [
+            Withdraw(a.task) for a in self.assignments() if not a.status.ended and late(a.age + 1)
+        ]
 
 
 def _advance(work: _Step, assignment: Assignment, event: Event) -> None:
@@ -273,7 +278,8 @@ def _announced(work: _Step, update: Update, missing: tuple[int, ...]) -> None:
     elif assignment.status is Status.STORED:
         work.actions.append(Settle(update.device, update.task, accepted=True))
     elif work.phase.closed:
-        _refuse(work, update, work.phase.policy.late(1) or "Its round has closed.")
+        if reason := work.phase.policy.late(assignment.age + 1):
+            _refuse(work, update, reason)
     elif assignment.status is Status.FAILED:
         _refuse(work, update, "It was given up or refused before.")
     elif assignment.status is Status.CHECKING:

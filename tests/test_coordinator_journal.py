@@ -27,9 +27,9 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     opened = PhaseRecord(round=1, phase="train", weights=BLOB, available=("a", "b"))
     journal.put_phase(opened)
-    journal.put_updates("train", [update(1)])
-    journal.put_updates("train", [update(1)])
-    journal.put_updates("train", [update(2)])
+    journal.put_updates("train", 1, [update(1)])
+    journal.put_updates("train", 1, [update(1)])
+    journal.put_updates("train", 1, [update(2)])
     journal.close()
     again = Journal(tmp_path)
     assert again.phase(1, "train") == opened
@@ -94,7 +94,7 @@ number = 0
 while True:
     number += 1
     update = Update(device="d", incarnation=1, counter=number, task=f"t-{number}", round=1, num_examples=3)
-    journal.put_updates("train", [update])
+    journal.put_updates("train", 1, [update])
     print(number, flush=True)
 """
 

@@ -106,3 +106,14 @@ def test_a_longer_n_gram_guesses_repetitions() -> None:
     train = Dataset(rows[:, :-1], rows[:, 1:], tuple("abcdef"))
     value = baselines.FOUR_GRAM.value(measures.PERPLEXITY, train, train)
     assert 1 < value < 2 < math.exp(math.log(6))
+
+
+def test_verification_compares_directions() -> None:
+    rng = np.random.default_rng(0)
+    directions = rng.normal(size=(40, 5)).astype(np.float32)
+    lengths = rng.uniform(0.1, 9, (40, 1)).astype(np.float32)
+    test = Dataset(directions, np.arange(40, dtype=np.int32) % 4)
+    of = measures.EQUAL_ERROR_RATE.of
+    assert of(lambda x: x * lengths, test) == pytest.approx(of(lambda x: x, test), abs=1e-3)
+    centres = np.eye(4, dtype=np.float32)[test.y]
+    assert of(lambda x: centres * lengths, test) == 0

@@ -168,8 +168,8 @@ def make_lasting_rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeR
 
 
 @pytest.fixture
-def expected_model() -> Callable[[list[tuple[str, ...]]], float]:
-    """What FedAvg adds to every weight when these devices train in these rounds, by arithmetic."""
+def simulation() -> Any:
+    """The program of the simulated devices: how many examples each has, and what it adds to every weight."""
     import importlib.util
 
     spec = importlib.util.spec_from_file_location("simulated_fleet", FLEET_PROGRAM)
@@ -178,12 +178,18 @@ def expected_model() -> Callable[[list[tuple[str, ...]]], float]:
     module = importlib.util.module_from_spec(spec)
     sys.modules["simulated_fleet"] = module
     spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def expected_model(simulation: Any) -> Callable[[list[tuple[str, ...]]], float]:
+    """What FedAvg adds to every weight when these devices train in these rounds, by arithmetic."""
 
     def expected(rounds: list[tuple[str, ...]]) -> float:
         total = 0.0
         for round_, devices in enumerate(rounds, 1):
-            counts = [module.examples_of(device) for device in devices]
-            deltas = [module.delta(device, round_) for device in devices]
+            counts = [simulation.examples_of(device) for device in devices]
+            deltas = [simulation.delta(device, round_) for device in devices]
             total += float(np.average(deltas, weights=counts))
         return total
 

@@ -7,7 +7,8 @@ NUMBERS: how many weights the model has. WHERE and COUNT: every life of the coor
 itself: with COUNT 2, each transition of a run is met once. Each life is a fork, so that nothing is imported
 again. What it was killed at goes to `kills` beside CONFIG, a line each; events go to standard output.
 SIGUSR1: the disk is full for a second. With LAUNCH_COMMANDS in the environment, a line for every command to a
-device goes to that file: when it was sent, the device, and the message's counter.
+device goes to that file: when it was sent, the device, and the message's counter. With LAUNCH_BUFFER, rounds
+are asynchronous: each closes after so many updates, and late ones count less.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import os
 import signal
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +34,31 @@ from hedgerow.coordinator.events import Event, to_line
 from hedgerow.coordinator.exchange import Exchange
 from hedgerow.coordinator.intake import Intake
 from hedgerow.coordinator.journal import Journal
+from hedgerow.coordinator.policy import Standing, StragglerPolicy, TargetOrDeadline
 from hedgerow.errors import HedgerowError
 
 LIVES_AT_MOST = 400
+
+
+@dataclass(frozen=True)
+class Buffered:
+    """FedBuff's rule (arxiv.org/abs/2106.06639): a round is over after so many updates, of any round."""
+
+    size: int
+    seconds: float
+
+    def closes(self, standing: Standing) -> str:
+        if standing.stored >= self.size:
+            return "full"
+        if standing.stored + standing.failed >= standing.asked:
+            return "all ended"
+        return "deadline" if standing.seconds >= self.seconds else ""
+
+    def late(self, rounds_late: int) -> str:
+        return "" if rounds_late <= 3 else "It is more than three rounds late."
+
+    def share(self, rounds_late: int) -> float:
+        return float((1 + rounds_late) ** -0.5)
 
 
 class Program:
@@ -118,8 +142,15 @@ def live(config: CoordinatorConfig, numbers: int) -> int:
         sys.stdout.buffer.write(to_line(event))
         sys.stdout.buffer.flush()
 
+    size = int(os.environ.get("LAUNCH_BUFFER", "0"))
+
+    def policy(target: int, seconds: float) -> StragglerPolicy:
+        return Buffered(size, seconds) if size else TargetOrDeadline(target, seconds)
+
     try:
-        with Coordinator(config, listener=tell, stopping=lambda: bool(stopping)) as coordinator:
+        with Coordinator(
+            config, listener=tell, stopping=lambda: bool(stopping), policy=policy
+        ) as coordinator:
             coordinator.run()
     except Stopped:
         return 0

@@ -53,7 +53,7 @@ class Post:
                 num_examples=1,
                 weights=reference(data, codec="flower"),
             )
-            self._journal.put_updates("messages", [update])
+            self._journal.put_updates("messages", update.round, [update])
         closed: Future[None] = Future()
         closed.set_result(None)
         return closed
