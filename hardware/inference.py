@@ -184,8 +184,8 @@ def in_port(spec: TensorSpec, view: Callable[[], Array]) -> Callable[[Array], No
             scratch[...] = value
             value = scratch
         divide(value, scale, scratch)
-        minimum(scratch, highest, scratch)
-        maximum(scratch, lowest, scratch)
+        minimum(scratch, highest, out=scratch)
+        maximum(scratch, lowest, out=scratch)
         add(scratch, magic, scratch)
         if offset:
             add(bits, offset, bits)
