@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -77,8 +77,12 @@ class Device:
                 self._prove()
         return outputs[0] if len(outputs) == 1 else outputs
 
-    def add_sample(self, x: ArrayLike, label: ArrayLike) -> None:
+    def add_sample(self, x: ArrayLike | Mapping[str, ArrayLike], label: ArrayLike) -> None:
         """Keeps a sample to train on. It stays on the device; durable on return.
+
+        Args:
+            x: An example; for a model with several inputs an array for each by `x0`, `x1` and so on.
+            label: What is right for it.
 
         Raises:
             SamplesError: It does not fit the samples before it, or the disk failed.

@@ -14,7 +14,7 @@ import hashlib
 import secrets
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -27,7 +27,7 @@ from ..errors import SamplesError
 from .database import open_database, transaction
 from .sample_cipher import Cipher, NoCipher
 from .sample_policy import STORE_NAME, SamplePolicy, Split
-from .samples import Samples
+from .samples import Samples, input_names
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS layout (name TEXT PRIMARY KEY, dtype TEXT NOT NULL, shape TEXT NOT NULL);
@@ -42,6 +42,10 @@ CREATE TABLE IF NOT EXISTS samples (
 );
 CREATE INDEX IF NOT EXISTS by_class ON samples (split, class, key, bytes);
 """
+
+Example = dict[str, NDArray[Any]]
+"""The inputs of one sample by name: `x`, or `x0`, `x1` and so on; on the disk one after the other."""
+_REMEDY = "Give every sample the same shape and type, or forget the old ones first."
 
 
 class SampleStore:
@@ -65,25 +69,32 @@ class SampleStore:
             self._database = open_database(self._path, _TABLES, salvage=_salvage)
             self._database.execute("PRAGMA secure_delete=ON")
 
-    def add(self, x: ArrayLike, y: ArrayLike) -> None:
+    def add(self, x: ArrayLike | Mapping[str, ArrayLike], y: ArrayLike) -> None:
         """Keeps one sample, or lets the policy choose another one. Durable on return.
 
         Args:
-            x: An example; all of one store have the same shape and type.
+            x: An example; all of one store have the same shape and type. For a model with several inputs,
+                an array for each by `x0`, `x1` and so on, in the model's order.
             y: Its label, or any array of the same shape and type for all.
 
         Raises:
             SamplesError: It has another shape or type than those before, is not finite, or the disk failed.
         """
-        self.add_many([x], [y])
+        self.add_many({name: [one] for name, one in x.items()} if isinstance(x, Mapping) else [x], [y])
 
-    def add_many(self, x: Sequence[ArrayLike] | NDArray[Any], y: Sequence[ArrayLike] | NDArray[Any]) -> None:
+    def add_many(
+        self,
+        x: Sequence[ArrayLike] | NDArray[Any] | Mapping[str, Sequence[ArrayLike] | NDArray[Any]],
+        y: Sequence[ArrayLike] | NDArray[Any],
+    ) -> None:
         """Keeps samples as `add` does: all of them, or, when this raises, none."""
-        pairs = [(_checked("x", example), _checked("y", label)) for example, label in zip(x, y, strict=True)]
+        pairs = [
+            ({name: _checked(name, array) for name, array in example.items()}, _checked("y", label))
+            for example, label in _examples(x, y)
+        ]
         with self._lock, self._translated(), transaction(self._database) as database:
             for example, label in pairs:
-                self._check_layout(database, "x", example)
-                self._check_layout(database, "y", label)
+                self._check_layout(database, {**example, "y": label})
                 self._insert(database, example, label)
             for split in ("train", "test"):
                 self._shrink(database, split)
@@ -104,14 +115,15 @@ class SampleStore:
             ).fetchall()
         if not rows:
             raise SamplesError(f"Expected samples to {split} with in {self._path}, received none.")
-        arrays = []
-        for column, name in enumerate(("x", "y"), start=1):
-            dtype, shape = layout[name]
-            array = np.empty((len(rows), *shape), dtype)
-            for index, row in enumerate(rows):
-                array[index] = np.frombuffer(self._cipher.open(row[column]), dtype).reshape(shape)
-            arrays.append(array)
-        return Samples(*arrays)
+        arrays = {name: np.empty((len(rows), *shape), dtype) for name, (dtype, shape) in layout.items()}
+        inputs = input_names(layout)
+        for index, (_, x, y) in enumerate(rows):
+            parts = _cut(self._cipher.open(x), [arrays[name][index] for name in inputs])
+            for name, part in zip(inputs, parts, strict=True):
+                arrays[name][index] = part
+            dtype, shape = layout["y"]
+            arrays["y"][index] = np.frombuffer(self._cipher.open(y), dtype).reshape(shape)
+        return Samples.of(arrays)
 
     def count(self, split: Split) -> int:
         """How many samples a split has."""
@@ -152,19 +164,31 @@ class SampleStore:
     ) -> None:
         self.close()
 
-    def _check_layout(self, database: sqlite3.Connection, name: str, array: NDArray[Any]) -> None:
-        shape = msgspec.json.encode(array.shape).decode()
-        database.execute("INSERT OR IGNORE INTO layout VALUES (?, ?, ?)", (name, array.dtype.str, shape))
-        kept = database.execute("SELECT dtype, shape FROM layout WHERE name = ?", (name,)).fetchone()
-        if kept != (array.dtype.str, shape):
+    def _check_layout(self, database: sqlite3.Connection, arrays: Example) -> None:
+        layout = {
+            name: (array.dtype.str, msgspec.json.encode(array.shape).decode())
+            for name, array in arrays.items()
+        }
+        kept = {name: tuple(row) for name, *row in database.execute("SELECT * FROM layout")}
+        if not kept:
+            rows = [(name, *row) for name, row in layout.items()]
+            database.executemany("INSERT INTO layout VALUES (?, ?, ?)", rows)
+        elif kept.keys() != layout.keys():
             raise SamplesError(
-                f"Expected {name!r} of type {kept[0]} and shape {kept[1]} as before,"
-                f" received {array.dtype.str} and {shape}.",
-                remedy="Give every sample the same shape and type, or forget the old ones first.",
+                f"Expected the arrays {', '.join(sorted(kept))} as before, received "
+                f"{', '.join(sorted(layout))}.",
+                remedy=_REMEDY,
             )
+        for name in kept:
+            if kept[name] != layout[name]:
+                raise SamplesError(
+                    f"Expected {name!r} of type {kept[name][0]} and shape {kept[name][1]} as before,"
+                    f" received {layout[name][0]} and {layout[name][1]}.",
+                    remedy=_REMEDY,
+                )
 
-    def _insert(self, database: sqlite3.Connection, x: NDArray[Any], y: NDArray[Any]) -> None:
-        data, label = x.tobytes(), y.tobytes()
+    def _insert(self, database: sqlite3.Connection, x: Example, y: NDArray[Any]) -> None:
+        data, label = b"".join(array.tobytes() for array in x.values()), y.tobytes()
         digest = hashlib.sha256(data + label).digest()
         split = "test" if int.from_bytes(digest[:4], "big") < self._policy.test_fraction * 2**32 else "train"
         # Labels of floats are targets, not classes.
@@ -213,6 +237,31 @@ class SampleStore:
                 f"Expected to read and write {self._path}, received: {error}.",
                 remedy="Check that the disk has room and works.",
             ) from error
+
+
+def _examples(
+    x: Sequence[ArrayLike] | NDArray[Any] | Mapping[str, Sequence[ArrayLike] | NDArray[Any]],
+    y: Sequence[ArrayLike] | NDArray[Any],
+) -> Iterator[tuple[dict[str, ArrayLike], ArrayLike]]:
+    """Each example's inputs by name, in the model's order, with its label."""
+    columns: dict[str, Any] = dict(x) if isinstance(x, Mapping) else {"x": x}
+    names = input_names(columns)
+    if set(names) != set(columns):
+        raise SamplesError(
+            f"Expected the inputs of a sample by 'x', or by 'x0', 'x1' and so on, received "
+            f"{', '.join(map(repr, columns)) or 'none'}.",
+            remedy="Name them in the order of the model's inputs.",
+        )
+    for *arrays, label in zip(*(columns[name] for name in names), y, strict=True):
+        yield dict(zip(names, arrays, strict=True)), label
+
+
+def _cut(data: bytes, likes: Sequence[NDArray[Any]]) -> Iterator[NDArray[Any]]:
+    """The arrays whose bytes stand one after the other, each of the shape and type of its `like`."""
+    start = 0
+    for like in likes:
+        yield np.frombuffer(data, like.dtype, like.size, start).reshape(like.shape)
+        start += like.nbytes
 
 
 def _checked(name: str, value: ArrayLike) -> NDArray[Any]:

@@ -99,7 +99,7 @@ def export_samples(
                 continue
             descriptor = os.open(out / f"{split}.npz", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "wb") as file:
-                np.savez(file, x=samples.x, y=samples.y)
+                np.savez(file, **samples.arrays)
             counts[split] = len(samples)
     if json:
         typer.echo(msgspec.json.encode({"folder": str(out)} | counts).decode())

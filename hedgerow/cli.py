@@ -61,7 +61,7 @@ def root(
 
 @app.command()
 def demo(
-    model: Annotated[str, typer.Option(help="A classifier of `hedgerow zoo`.")] = "digits-convnet",
+    model: Annotated[str, typer.Option(help="Any of `hedgerow zoo`.")] = "digits-convnet",
     devices: Annotated[
         int | None, typer.Option(help="How many; by default the model's number.", min=1)
     ] = None,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from .coordinator import events
 from .coordinator.config import CoordinatorConfig, StrategyConfig
-from .coordinator.records import RoundRecord
 from .demo_fleet import (
     check_broker,
     clear_retained,
@@ -25,12 +23,13 @@ from .demo_fleet import (
     start_broker,
     write_samples,
 )
-from .demo_report import Measured, Outcome, make_report, summary, write_report
-from .demo_view import DemoView, percent
+from .demo_release import Measured, ReleaseMaker
+from .demo_report import Outcome, make_report, summary, write_report
+from .demo_rounds import Refined
+from .demo_view import DemoView, percent, shown
 from .errors import OutputFolderError, UsageError
 from .processes import Interruption, Processes
 from .protocol import tensors
-from .protocol.manifest import Preprocessing
 from .protocol.messages import Scalar
 from .quiet import native_log
 
@@ -38,11 +37,9 @@ if TYPE_CHECKING:
     import keras
 
     from .models.datasets import Federation
-    from .models.evaluation import Evaluation
     from .models.zoo import Entry
-    from .quantization import Release, Score
+    from .quantization import Converter, Release
 
-TARGET = "ethos-u55-128"
 RUNTIMES = ("auto", "tflite", "litert")
 
 
@@ -85,15 +82,6 @@ class DemoOptions:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class Refined:
-    """What the federated rounds gave."""
-
-    weights: Path
-    rounds: tuple[RoundRecord, ...]
-    agents: tuple[events.DeviceReport, ...]
-
-
 def run_demo(options: DemoOptions, *, console: Console) -> bytes:
     """Runs the demo and leaves everything in `options.out`.
 
@@ -108,6 +96,8 @@ def run_demo(options: DemoOptions, *, console: Console) -> bytes:
         HedgerowError: It cannot be run as asked, or a process of it failed.
         Interrupted: SIGINT, SIGTERM or SIGHUP came; nothing is left behind.
     """
+    # TensorFlow leaves oneDNN out on some processors: a 3D convolution then takes fifty times as long.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     check_broker(url=options.broker, port=options.port)
     with Interruption() as interruption, _clean_folder(options.out) as out:
         logs = out / "logs"
@@ -161,7 +151,7 @@ class _Demo:
         self.out = out
         self.view = view
         self.interruption = interruption
-        self.entry: Entry = _classifier(zoo.get(options.model))
+        self.entry: Entry = zoo.get(options.model)
         self.strategy = StrategyConfig(name=options.strategy, arguments=self._strategy_arguments())
         make_strategy(self.strategy.name, self.strategy.arguments)
         self.federation: Federation = self.entry.federate(
@@ -178,11 +168,13 @@ class _Demo:
             url = start_broker(processes, url=self.options.broker, port=self.options.port)
             converter.start()
             model = self._train_centrally()
-            before = self._release("1.0.0", model, converter)
+            releases = self._release_maker(converter)
+            before = self._release("1.0.0", model, releases)
             per_device_before, per_group_before = self._per_device(model), self._per_group(model)
             refined = self._refine(processes, url, before)
+            assert refined.weights is not None
             _set_weights(model, refined.weights)
-            after = self._release("1.1.0", model, converter)
+            after = self._release("1.1.0", model, releases)
 
         outcome = Outcome(
             out=self.out,
@@ -194,6 +186,8 @@ class _Demo:
             per_device_after=self._per_device(model),
             per_group_before=per_group_before,
             per_group_after=self._per_group(model),
+            losses_before=refined.losses_before,
+            losses_after=refined.losses_after,
             rounds=refined.rounds,
             agents=refined.agents,
             stages=tuple(self.stages),
@@ -203,7 +197,7 @@ class _Demo:
         )
         report = make_report(outcome)
         write_report(outcome, report)
-        self.view.console.print(summary(report, examples=len(self.federation.test)), highlight=False)
+        self.view.console.print(summary(report), highlight=False)
         self.view.console.print(f"report: {self.options.out / 'report.html'}", highlight=False)
 
     @contextmanager
@@ -218,7 +212,7 @@ class _Demo:
     def _train_centrally(self) -> keras.Model:
         from .models import evaluation, summaries, training
 
-        central, test = self.federation.central, self.federation.test
+        central, test, classifies = self.federation.central, self.federation.test, self.entry.classifies
         with (
             self._stage(f"trained centrally on {len(central)} samples") as stage,
             summaries.SummaryWriter(self.out / "summaries" / "central") as writer,
@@ -226,64 +220,51 @@ class _Demo:
             model = self.entry.create(self.options.seed)
             if self.entry.pretrain:
                 self.entry.pretrain(model, self.federation, self.options.seed)
-            training.train_centrally(
+
+            def write(epoch: training.EpochResult) -> None:
+                accuracy = {"accuracy": epoch.accuracy} if classifies else {}
+                writer.scalars({"loss": epoch.loss} | accuracy, step=epoch.epoch)
+
+            trained = training.train_centrally(
                 model,
                 central,
                 epochs=self.entry.central.epochs,
                 batch_size=self.entry.central.batch_size,
                 learning_rate=self.entry.central.learning_rate,
                 seed=self.options.seed,
-                on_epoch=lambda epoch: writer.scalars(
-                    {"loss": epoch.loss, "accuracy": epoch.accuracy}, step=epoch.epoch
-                ),
+                loss=self.entry.loss,
+                on_epoch=write,
             )
-            accuracy = evaluation.evaluate(model.predict(test.x, verbose=0), test.y).accuracy
-            stage.result = f"{percent(accuracy)} of {len(test)} held-out samples"
+            if classifies:
+                accuracy = evaluation.evaluate(model.predict(test.x, verbose=0), test.y).accuracy
+                stage.result = f"{percent(accuracy)} of {len(test)} held-out samples"
+            else:
+                stage.result = f"loss {trained.epochs[-1].loss:.3f}"
         return model
 
-    def _release(self, version: str, model: keras.Model, converter: Any) -> Measured:
-        from .models import export_trainable
-        from .quantization import build_release
+    def _release_maker(self, converter: Converter) -> ReleaseMaker:
+        return ReleaseMaker(
+            folder=self.out / "releases",
+            entry=self.entry,
+            federation=self.federation,
+            converter=converter,
+            proximal=self.options.strategy.lower() == "fedprox",
+        )
 
-        name, test = self.entry.name, self.federation.test
-        with (
-            self._stage(f"released {name} {version}") as stage,
-            tempfile.TemporaryDirectory(prefix="hedgerow-") as folder,
-        ):
-            trainable = Path(folder) / "model.train.tflite"
-            export_trainable(
-                model,
-                trainable,
-                batch_size=self.entry.federated.batch_size,
-                loss=self.entry.loss,
-                optimizer=self.entry.federated.optimizer,
-                proximal=self.options.strategy.lower() == "fedprox",
-            )
-            release = build_release(
-                self.out / "releases",
-                name=name,
-                version=version,
-                model=model,
-                trainable=trainable,
-                calibration=self.federation.calibration.x,
-                test=(test.x, test.y),
-                labels=test.labels,
-                preprocessing=Preprocessing(description=self.federation.preprocessing),
-                targets=(TARGET,),
-                converter=converter,
-            )
-            comparison = release.comparison
-            assert comparison is not None
-            float32, int8 = _evaluation(comparison.reference), _evaluation(comparison.files["int8"])
-            stage.result = f"float {percent(float32.accuracy)}, int8 {percent(int8.accuracy)}"
-        return Measured(float32=float32, int8=int8, release=release)
+    def _release(self, version: str, model: keras.Model, releases: ReleaseMaker) -> Measured:
+        measure = self.entry.measure
+        with self._stage(f"released {self.entry.name} {version}") as stage:
+            made = releases.make(version, model)
+            values = f"float {shown(made.float32, percent_of=measure.percent)}"
+            if made.int8 is not None:
+                values += f", int8 {shown(made.int8, percent_of=measure.percent)}"
+            stage.result = values if measure.name == "accuracy" else f"{measure.name}: {values}"
+        return made
 
-    def _refine(self, processes: Processes, url: str, before: Measured) -> Refined:
+    def _refine(self, processes: Processes, url: str, central: Measured) -> Refined:
         """The federated rounds, with one process per device."""
         devices, fleet = self.federation.devices, new_fleet()
-        rounds: list[RoundRecord] = []
-        agents: tuple[events.DeviceReport, ...] = ()
-        weights: Path | None = None
+        refined = Refined()
         with self._stage(f"refined on {len(devices)} devices with {self.options.strategy}") as stage:
             start_agents(
                 processes,
@@ -293,24 +274,20 @@ class _Demo:
                 url=url,
                 runtime=self.options.runtime,
             )
-            config = self._coordinator_config(fleet, url, before.release)
+            config = self._coordinator_config(fleet, url, central.release)
             for event in follow_coordinator(processes, config, self.out / "hedgerow.toml"):
-                self.view.show(event)
-                match event:
-                    case events.RoundEnded(record=record):
-                        rounds.append(record)
-                    case events.Finished(weights=path, devices=reports):
-                        weights, agents = Path(path), reports
-            assert weights is not None
+                self.view.show(event, classifies=self.entry.classifies)
+                refined = refined.then(event)
             processes.stop("coordinator", *(device.name for device in devices))
             clear_retained(url, fleet, tuple(device.name for device in devices))
-            stage.result = f"{len(rounds)} rounds, held-out {percent(rounds[-1].held_out_accuracy)}"
-        return Refined(weights=weights, rounds=tuple(rounds), agents=agents)
+            stage.result = refined.in_words(classifies=self.entry.classifies)
+        return refined
 
     def _coordinator_config(self, fleet: str, url: str, release: Release) -> CoordinatorConfig:
         options, federated = self.options, self.entry.federated
-        test_data = self.out / "coordinator" / "test.npz"
-        write_samples(test_data, self.federation.test)
+        test_data = self.out / "coordinator" / "test.npz" if self._held_out_has_answers() else None
+        if test_data is not None:
+            write_samples(test_data, self.federation.test)
         return CoordinatorConfig(
             broker=url,
             fleet=fleet,
@@ -330,21 +307,28 @@ class _Demo:
             },
         )
 
+    def _held_out_has_answers(self) -> bool:
+        """Whether the held-out set has what training takes as answers; flags of what is unusual are none."""
+        mine, trained_on = self.federation.test.y, self.federation.central.y
+        return mine.shape[1:] == trained_on.shape[1:] and mine.dtype == trained_on.dtype
+
     def _per_device(self, model: keras.Model) -> dict[str, float]:
-        """The model's accuracy on each device's own test samples."""
+        """A classifier's accuracy on each device's own test samples."""
         from .models import evaluation
 
+        if not self.entry.classifies:
+            return {}
         return {
             device.name: evaluation.evaluate(model.predict(device.test.x, verbose=0), device.test.y).accuracy
             for device in self.federation.devices
         }
 
     def _per_group(self, model: keras.Model) -> dict[str, float]:
-        """The model's accuracy on each person's held-out samples; empty where the data name no people."""
+        """A classifier's accuracy on each person's held-out samples; empty where the data name no people."""
         from .models import evaluation
 
         test = self.federation.test
-        if test.groups is None:
+        if test.groups is None or not self.entry.classifies:
             return {}
         right = {}
         for group in sorted(set(test.groups.tolist())):
@@ -375,33 +359,7 @@ class _Demo:
         }
 
 
-def _classifier(entry: Entry) -> Entry:
-    """The entry, if the demo can show it: it reports accuracies and compiles an int8 file.
-
-    Raises:
-        UsageError: The model answers with something else than one class, or has no int8 file.
-    """
-    classifies = entry.loss == "sparse_categorical_crossentropy" and entry.measure.name in (
-        "accuracy",
-        "ROC AUC",
-    )
-    if not classifies or entry.not_int8:
-        reason = entry.not_int8 or f"{entry.name} is measured by its {entry.measure.name}"
-        raise UsageError(
-            f"Expected --model to be a classifier with an int8 file, received {entry.name}: {reason}.",
-            remedy=f"Use `hedgerow zoo verify {entry.name}`, which takes it the whole way without a broker.",
-        )
-    return entry
-
-
 def _set_weights(model: keras.Model, path: Path) -> None:
     weights = tensors.decode(path.read_bytes())
     for variable in model.weights:
         variable.assign(weights[variable.path])
-
-
-def _evaluation(score: Score) -> Evaluation:
-    from .models.evaluation import Evaluation
-
-    assert score.confusion is not None
-    return Evaluation(score.confusion)

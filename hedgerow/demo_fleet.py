@@ -61,9 +61,10 @@ def new_fleet() -> str:
 
 
 def write_samples(path: Path, data: Dataset) -> None:
-    """Writes one device's samples as its agent reads them."""
+    """Writes one device's samples as its agent reads them: `x` and `y`, or `x0`, `x1` and so on and `y`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(path, x=data.x, y=data.y)
+    inputs = {f"x{index}": array for index, array in enumerate((data.x, *data.more))}
+    np.savez(path, y=data.y, **(inputs if data.more else {"x": data.x}))
 
 
 def start_agents(

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from .coordinator import events
+from .coordinator.records import RoundRecord
 
 
 class Stage:
@@ -65,8 +66,8 @@ class DemoView:
         line = f"[green]✓[/green] {title}: {stage.result} [dim]({seconds:.1f} s)[/dim]"
         self.console.print(line, highlight=False)
 
-    def show(self, event: events.Event) -> None:
-        """Shows what the coordinator tells."""
+    def show(self, event: events.Event, *, classifies: bool) -> None:
+        """Shows what the coordinator tells: of a classifier the accuracy, of anything else the loss."""
         match event:
             case events.PhaseOpened(phase=phase, devices=devices):
                 for device in devices:
@@ -80,8 +81,7 @@ class DemoView:
                 self.console.print(f"  [yellow]{device}:[/yellow] {reason}", highlight=False)
             case events.RoundEnded(record=record):
                 self.console.print(
-                    f"  round {record.round}: {percent(record.held_out_accuracy)} held out,"
-                    f" {percent(record.device_accuracy)} on {record.devices} devices"
+                    f"  round {record.round}: {_of_round(record, classifies=classifies)}"
                     f" [dim]({record.seconds:.1f} s, {record.bytes_down / 1e6:.1f} MB down,"
                     f" {record.bytes_up / 1e6:.1f} up)[/dim]",
                     highlight=False,
@@ -97,6 +97,24 @@ class DemoView:
         self._progress.update(self._devices[device], completed=fraction, note=note)
 
 
+def _of_round(record: RoundRecord, *, classifies: bool) -> str:
+    if classifies:
+        held_out, on_devices = percent(record.held_out_accuracy), percent(record.device_accuracy)
+    else:
+        held_out, on_devices = shown(record.held_out_loss), shown(record.device_loss)
+    words = f"{on_devices} on {record.devices} devices"
+    if classifies or record.held_out_loss is not None:
+        words = f"{held_out} held out, {words}"
+    return words if classifies else f"loss {words}"
+
+
 def percent(share: float | None) -> str:
     """A share as people read it, or a dash."""
     return "-" if share is None else f"{share:.1%}"
+
+
+def shown(value: float | None, *, percent_of: bool = False) -> str:
+    """A number as people read it, a share if it is one, or a dash."""
+    if percent_of:
+        return percent(value)
+    return "-" if value is None else f"{value:.3f}"

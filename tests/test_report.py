@@ -24,6 +24,16 @@ def sample(**changes: object) -> reports.Report:
         devices=2,
         seed=7,
         seconds=130.0,
+        measure=reports.Measure(
+            name="accuracy",
+            higher_is_better=True,
+            percent=True,
+            examples=1000,
+            central_float=0.85,
+            central_int8=0.84,
+            federated_float=0.9,
+            federated_int8=0.89,
+        ),
         accuracy=reports.Accuracy(
             central_float=0.85, central_int8=0.84, federated_float=0.9, federated_int8=0.89
         ),
@@ -82,6 +92,53 @@ def sample(**changes: object) -> reports.Report:
         config={"strategy": "FedAvg", "alpha": 0.5, "broker": None},
     )
     return msgspec.structs.replace(record, **changes)
+
+
+def language_model(**changes: object) -> reports.Report:
+    """A made-up run of what is no classifier: perplexity, of which less is better, and no int8 file."""
+    record = sample()
+    return msgspec.structs.replace(
+        record,
+        **{
+            "measure": reports.Measure(
+                name="perplexity",
+                higher_is_better=False,
+                percent=False,
+                examples=200,
+                central_float=23.5,
+                central_int8=None,
+                federated_float=21.25,
+                federated_int8=None,
+            ),
+            "accuracy": None,
+            "confusion": None,
+            "labels": (),
+            "central_class_counts": (),
+            "not_int8": "a kernel is missing",
+            "targets": (),
+            "files": reports.Files(trainable="a/t.tflite", int8=None, manifest="a/manifest.json"),
+            "rounds": tuple(
+                msgspec.structs.replace(one, loss=None, accuracy=None, device_loss=3.125)
+                for one in record.rounds
+            ),
+            "per_device": tuple(
+                reports.Device(
+                    device=f"topic-{number}",
+                    class_counts=(),
+                    train_examples=77,
+                    test_examples=8,
+                    loss_before=3.5,
+                    loss_after=None if number == 2 else 3.0,
+                )
+                for number in (1, 2)
+            ),
+            "releases": tuple(
+                msgspec.structs.replace(one, int8_bytes=None, accuracy_float=None, accuracy_int8=None)
+                for one in record.releases
+            ),
+            **changes,
+        },
+    )
 
 
 @pytest.fixture(scope="module")
@@ -183,8 +240,53 @@ def test_page_shows_the_numbers(page: str) -> None:
 
 
 def test_page_marks_a_loss_as_worse() -> None:
-    worse = reports.Accuracy(central_float=0.9, central_int8=0.9, federated_float=0.8, federated_int8=0.8)
-    assert '<span class="worse">-10.0 points' in reports.html(sample(accuracy=worse))
+    worse = msgspec.structs.replace(sample().measure, central_float=0.9, federated_float=0.8)
+    assert '<span class="worse">-10.0 points' in reports.html(sample(measure=worse))
+
+
+def test_what_is_no_classifier_is_shown_by_its_own_measure() -> None:
+    page = reports.html(language_model())
+    elements = Elements(page)
+    text = " ".join(elements.text.split())
+    for words in (
+        "Measured by perplexity on 200 held-out examples: lower is better.",
+        "Held-out perplexity, float 21.250 -2.250, from 23.500",
+        "Perplexity, float",
+        "No int8 file, and so nothing for an NPU: a kernel is missing.",
+        "\N{EN DASH} 3.125",
+        "Loss per device",
+    ):
+        assert words in text, words
+    assert '<span class="better">-2.250' in page
+    assert not re.search("accuracy|confusion", text, re.IGNORECASE)
+    assert elements.names.count("svg") == 3
+    assert "77" in text, "examples per device"
+
+
+def test_a_larger_error_is_worse() -> None:
+    worse = msgspec.structs.replace(language_model().measure, federated_float=24.0)
+    assert '<span class="worse">+0.500' in reports.html(language_model(measure=worse))
+
+
+def test_a_classifier_without_int8_has_its_float_confusion() -> None:
+    record = sample()
+    assert record.accuracy is not None
+    assert record.confusion is not None
+    missing = {"central_int8": None, "federated_int8": None}
+    page = reports.html(
+        sample(
+            measure=msgspec.structs.replace(record.measure, **missing),
+            accuracy=msgspec.structs.replace(record.accuracy, **missing),
+            confusion=msgspec.structs.replace(record.confusion, **missing),
+            files=msgspec.structs.replace(record.files, int8=None),
+            not_int8="a kernel is missing",
+            targets=(),
+        )
+    )
+    elements = Elements(page)
+    assert elements.names.count("svg") == 5
+    assert "diamonds" not in elements.text
+    assert "Held-out accuracy, int8" not in elements.text
 
 
 def test_page_escapes_what_it_shows() -> None:

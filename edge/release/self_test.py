@@ -85,11 +85,12 @@ def measure(inference: Inference, samples: Samples) -> Verdict:
 
     Nothing is said of samples that are not for this model, or whose labels are no classes.
     """
-    expected = next(iter(inference.spec.inputs.values())).shape[1:]
+    expected = [spec.shape[1:] for spec in inference.spec.inputs.values()]
     classes = samples.y.ndim == 1 and samples.y.dtype.kind in "iub"
-    if not classes or samples.x.shape[1:] != expected or len(inference.spec.inputs) != 1:
+    inputs = tuple(samples.x.values()) if isinstance(samples.x, dict) else (samples.x,)
+    if not classes or [array.shape[1:] for array in inputs] != expected:
         return Verdict()
-    (output, *_) = inference.predict(samples.x)
+    (output, *_) = inference.predict(*inputs)
     if output.ndim != 2:
         return Verdict()
     right = int(np.count_nonzero(_classes(output) == samples.y))

@@ -47,33 +47,50 @@ logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
 def accuracy_per_round(report: Report) -> str:
     """Accuracy on the held-out set from the central model to the last round; the int8 releases as points."""
     accuracy = report.accuracy
-    rounds = [0, *(one.round for one in report.rounds)]
-    held_out = [accuracy.central_float, *(one.accuracy for one in report.rounds)]
+    assert accuracy is not None
+    held_out = [(0, accuracy.central_float)]
+    held_out += [(one.round, one.accuracy) for one in report.rounds if one.accuracy is not None]
     on_devices = [
         (one.round, one.device_accuracy) for one in report.rounds if one.device_accuracy is not None
     ]
 
     def draw(axes: Axes) -> None:
-        axes.plot(rounds, held_out, "-o", color=AFTER, label="held-out set, float")
-        ends = [accuracy.central_int8, accuracy.federated_int8]
-        axes.plot([rounds[0], rounds[-1]], ends, "D", color=BEFORE, label="held-out set, int8")
+        axes.plot(*zip(*held_out, strict=True), "-o", color=AFTER, label="held-out set, float")
+        if accuracy.central_int8 is not None and accuracy.federated_int8 is not None:
+            ends = [accuracy.central_int8, accuracy.federated_int8]
+            axes.plot([0, held_out[-1][0]], ends, "D", color=BEFORE, label="held-out set, int8")
         if on_devices:
             axes.plot(*zip(*on_devices, strict=True), "--", color=INK, alpha=0.6, label="devices' own tests")
         axes.set_xlabel("round (0: the central model)")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
-        axes.grid(axis="y")
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1))
+        _finish_rounds(axes)
 
     return _picture("accuracy-per-round", 3.8, draw)
 
 
-def before_and_after(name: str, rows: Sequence[tuple[str, float, float]]) -> str:
-    """Two accuracies per row, before and after the rounds, joined by a line.
+def loss_per_round(report: Report) -> str:
+    """Loss after every round, on the held-out set where it has answers, and on the devices' own tests."""
+    held_out = [(one.round, one.loss) for one in report.rounds if one.loss is not None]
+    on_devices = [(one.round, one.device_loss) for one in report.rounds if one.device_loss is not None]
+
+    def draw(axes: Axes) -> None:
+        if held_out:
+            axes.plot(*zip(*held_out, strict=True), "-o", color=AFTER, label="held-out set")
+        if on_devices:
+            axes.plot(*zip(*on_devices, strict=True), "--o", color=INK, alpha=0.6, label="devices' own tests")
+        axes.set_xlabel("round")
+        _finish_rounds(axes)
+
+    return _picture("loss-per-round", 3.8, draw)
+
+
+def before_and_after(name: str, rows: Sequence[tuple[str, float, float]], *, percent: bool = True) -> str:
+    """Two numbers per row, before and after the rounds, joined by a line.
 
     Args:
         name: Of the picture; unique in the page.
-        rows: Name of the row, accuracy before, accuracy after, 0 to 1.
+        rows: Name of the row, the number before, the number after.
+        percent: Whether they are shares, 0 to 1.
     """
     heights = np.arange(len(rows))
     before, after = ([row[column] for row in rows] for column in (1, 2))
@@ -85,7 +102,8 @@ def before_and_after(name: str, rows: Sequence[tuple[str, float, float]]) -> str
         axes.set_yticks(heights, [row[0] for row in rows])
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-        axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+        if percent:
+            axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
         axes.grid(axis="x")
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
 
@@ -106,6 +124,22 @@ def samples_per_class(report: Report) -> str:
     return _picture("samples-per-class", 1.1 + ROW_INCHES * len(names), draw)
 
 
+def examples_per_device(report: Report) -> str:
+    """How many training examples each device has."""
+    names = [device.device for device in report.per_device]
+    counts = [device.train_examples for device in report.per_device]
+
+    def draw(axes: Axes) -> None:
+        bars = axes.barh(np.arange(len(names)), counts, color=AFTER, alpha=0.6)
+        axes.bar_label(bars, padding=3)
+        axes.set_yticks(np.arange(len(names)), names)
+        axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.xaxis.set_visible(False)
+        axes.spines["bottom"].set_visible(False)
+
+    return _picture("examples-per-device", 0.5 + ROW_INCHES * len(names), draw)
+
+
 def confusion(name: str, matrix: Sequence[Sequence[int]], labels: Sequence[str]) -> str:
     """A confusion matrix, each row shaded by its shares.
 
@@ -124,6 +158,13 @@ def confusion(name: str, matrix: Sequence[Sequence[int]], labels: Sequence[str])
         _class_ticks(axes, labels)
 
     return _picture(name, WIDTH_INCHES * 0.85, draw)
+
+
+def _finish_rounds(axes: Axes) -> None:
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(axis="y")
+    if axes.has_data():
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1))
 
 
 def _cells(axes: Axes, counts: npt.NDArray[np.int64], shades: npt.NDArray[np.float64]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,11 +37,13 @@ def html(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(percent=_percent, points=_points, kib=_kib, seconds=_seconds)
+    environment.filters.update(
+        percent=_percent, points=_points, number=_number, kib=_kib, seconds=_seconds, title_case=_title_case
+    )
     return environment.get_template("report.html.j2").render(
         report=report,
         newcomers=_newcomers(report),
-        pictures=_pictures(report),
+        pictures=_accuracy_pictures(report) if report.accuracy else _loss_pictures(report),
         confusions=_confusions(report),
     )
 
@@ -56,18 +59,19 @@ def _newcomers(report: Report) -> tuple[float, float] | None:
     return before, after
 
 
-def _pictures(report: Report) -> list[Picture]:
-    devices = [(one.device, one.accuracy_before, one.accuracy_after) for one in report.per_device]
+def _accuracy_pictures(report: Report) -> list[Picture]:
+    diamonds = "; diamonds are the int8 releases" if report.files.int8 else ""
+    devices = ((one.device, one.accuracy_before, one.accuracy_after) for one in report.per_device)
     pictures = [
         Picture(
             "Accuracy per round",
-            "Accuracy on the held-out set after every round; diamonds are the int8 releases.",
+            f"Accuracy on the held-out set after every round{diamonds}.",
             charts.accuracy_per_round(report),
         ),
         Picture(
             "Accuracy per device",
             "On each device's own test examples, which no model was trained on.",
-            charts.before_and_after("per-device", devices),
+            charts.before_and_after("per-device", _complete(devices)),
         ),
         Picture(
             "Training examples per class and device",
@@ -90,19 +94,47 @@ def _pictures(report: Report) -> list[Picture]:
     return pictures
 
 
+def _loss_pictures(report: Report) -> list[Picture]:
+    devices = ((one.device, one.loss_before, one.loss_after) for one in report.per_device)
+    return [
+        Picture(
+            "Loss per round",
+            "What training makes smaller, after every round, on examples that no model was trained on.",
+            charts.loss_per_round(report),
+        ),
+        Picture(
+            "Loss per device",
+            "As each device measured it on its own test examples, before the first round and after the last.",
+            charts.before_and_after("per-device", _complete(devices), percent=False),
+        ),
+        Picture(
+            "Training examples per device",
+            "An example on a device never leaves it.",
+            charts.examples_per_device(report),
+        ),
+    ]
+
+
+def _complete(rows: Iterable[tuple[str, float | None, float | None]]) -> list[tuple[str, float, float]]:
+    """The rows that have both numbers."""
+    return [(name, before, after) for name, before, after in rows if before is not None and after is not None]
+
+
 def _confusions(report: Report) -> list[Picture]:
+    if report.confusion is None:
+        return []
     pictures = []
     for form in ("float", "int8"):
         for stage, words in (("central", "before the rounds"), ("federated", "after the rounds")):
             matrix = getattr(report.confusion, f"{stage}_{form}")
-            accuracy = getattr(report.accuracy, f"{stage}_{form}")
-            pictures.append(
-                Picture(
-                    f"{form}, {words}",
-                    f"{_percent(accuracy)} right.",
-                    charts.confusion(f"confusion-{stage}-{form}", matrix, report.labels),
+            if matrix is not None:
+                pictures.append(
+                    Picture(
+                        f"{form}, {words}",
+                        f"{_percent(getattr(report.accuracy, f'{stage}_{form}'))} right.",
+                        charts.confusion(f"confusion-{stage}-{form}", matrix, report.labels),
+                    )
                 )
-            )
     return pictures
 
 
@@ -112,6 +144,14 @@ def _percent(share: float) -> str:
 
 def _points(difference: float) -> str:
     return f"{100 * difference:+.1f}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}"
+
+
+def _title_case(name: str) -> str:
+    return name[:1].upper() + name[1:]
 
 
 def _kib(size_bytes: int) -> str:

@@ -5,15 +5,43 @@ from __future__ import annotations
 import msgspec
 
 SCHEMA = 1
+Matrix = tuple[tuple[int, ...], ...]
+
+
+class Measure(msgspec.Struct, frozen=True, kw_only=True):
+    """The number that the model's field looks at, before and after the rounds.
+
+    Attributes:
+        name: As the field calls it.
+        higher_is_better: Whether more is better.
+        percent: Whether it is a share, 0 to 1, that people read in percent.
+        examples: On how many held-out examples it was measured.
+        central_float: Of the float model before the rounds.
+        central_int8: Of the int8 file before the rounds; None without one.
+        federated_float: After the rounds.
+        federated_int8: Likewise.
+    """
+
+    name: str
+    higher_is_better: bool
+    percent: bool
+    examples: int
+    central_float: float
+    central_int8: float | None
+    federated_float: float
+    federated_int8: float | None
 
 
 class Accuracy(msgspec.Struct, frozen=True, kw_only=True):
-    """Accuracy on the held-out set, 0 to 1, before and after the rounds, for the float and the int8 model."""
+    """A classifier's accuracy on the held-out set, 0 to 1, before and after the rounds, float and int8.
+
+    Those of int8 are None for a model without an int8 file.
+    """
 
     central_float: float
-    central_int8: float
+    central_int8: float | None
     federated_float: float
-    federated_int8: float
+    federated_int8: float | None
 
 
 class Round(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,8 +50,11 @@ class Round(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         round: From 1.
         devices: How many updates were folded in.
-        loss: Mean loss on the held-out set after the round.
-        accuracy: Accuracy on the held-out set after the round, 0 to 1.
+        loss: Mean loss on the held-out set after the round; None where that set has no answers of the kind
+            that training takes.
+        accuracy: Accuracy on the held-out set after the round, 0 to 1: of examples, words or pixels; None
+            where there are no classes.
+        device_loss: Mean loss of all devices together on their own test examples.
         device_accuracy: Accuracy of all devices together on their own test examples, 0 to 1.
         seconds: From the first task to the last update.
         bytes_down: What the coordinator published for the round.
@@ -32,11 +63,12 @@ class Round(msgspec.Struct, frozen=True, kw_only=True):
 
     round: int
     devices: int
-    loss: float
-    accuracy: float
+    loss: float | None
+    accuracy: float | None
     seconds: float
     bytes_down: int
     bytes_up: int
+    device_loss: float | None = None
     device_accuracy: float | None = None
 
 
@@ -77,29 +109,35 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Files(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the refined release is, relative to the report."""
+    """Where the refined release is, relative to the report; no int8 file if `not_int8` says why."""
 
     trainable: str
-    int8: str
+    int8: str | None
     manifest: str
 
 
 class Device(msgspec.Struct, frozen=True, kw_only=True):
-    """A device's own examples, and the accuracy on those of them it never trained on.
+    """A device's own examples, and how the models do on those of them it never trained on.
 
     Attributes:
         device: Its id.
-        class_counts: Training examples of each class.
-        test_examples: How many examples the accuracies are measured on.
-        accuracy_before: Of the central model, 0 to 1.
+        class_counts: Training examples of each class; empty for what is no classifier.
+        train_examples: How many it trains on.
+        test_examples: How many examples accuracies and losses are measured on.
+        accuracy_before: Of the central model, 0 to 1; None for what is no classifier.
         accuracy_after: Of the refined model.
+        loss_before: Of the central model, as the device itself measured it; None if it never did.
+        loss_after: Of the refined model.
     """
 
     device: str
     class_counts: tuple[int, ...]
+    train_examples: int = 0
     test_examples: int
-    accuracy_before: float
-    accuracy_after: float
+    accuracy_before: float | None = None
+    accuracy_after: float | None = None
+    loss_before: float | None = None
+    loss_after: float | None = None
 
 
 class Group(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,10 +161,10 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
 class Confusion(msgspec.Struct, frozen=True, kw_only=True):
     """Confusion matrices on the held-out set: row i, column j counts class i taken for class j."""
 
-    central_float: tuple[tuple[int, ...], ...]
-    central_int8: tuple[tuple[int, ...], ...]
-    federated_float: tuple[tuple[int, ...], ...]
-    federated_int8: tuple[tuple[int, ...], ...]
+    central_float: Matrix
+    central_int8: Matrix | None
+    federated_float: Matrix
+    federated_int8: Matrix | None
 
 
 class Release(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,9 +176,9 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
         stage: What the model had learned from: "central" or "federated".
         folder: Where it is, relative to the report.
         trainable_bytes: Size of the trainable float file.
-        int8_bytes: Size of the int8 file.
-        accuracy_float: On the held-out set, 0 to 1.
-        accuracy_int8: On the held-out set, 0 to 1.
+        int8_bytes: Size of the int8 file; None without one.
+        accuracy_float: On the held-out set, 0 to 1; None for what is no classifier.
+        accuracy_int8: Likewise.
     """
 
     name: str
@@ -148,9 +186,9 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     stage: str
     folder: str
     trainable_bytes: int
-    int8_bytes: int
-    accuracy_float: float
-    accuracy_int8: float
+    int8_bytes: int | None
+    accuracy_float: float | None = None
+    accuracy_int8: float | None = None
 
 
 class Stage(msgspec.Struct, frozen=True, kw_only=True):
@@ -171,13 +209,17 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         seed: Of every choice.
         seconds: How long the whole run took.
         config: Every option of the run, by name.
-        labels: The name of each class.
+        measure: What its field looks at; always there.
+        accuracy: Of a classifier; None for anything else.
+        not_int8: Why there is no int8 file or no compiled one; empty where both are there.
+        labels: The name of each class; empty for what is no classifier.
         central_class_counts: Central training examples of each class.
         preprocessing: How raw data become the model's input.
         per_device: What each device has and gained.
-        per_group: The held-out set by person; empty where nobody is known.
+        per_group: The held-out set of a classifier by person; empty where nobody is known.
+        confusion: Of a classifier; None for anything else.
         stages: What the time went into.
-        accuracy, rounds, agents, targets, files, releases, confusion: See their classes.
+        rounds, agents, targets, files, releases: See their classes.
     """
 
     model: str
@@ -185,7 +227,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     devices: int
     seed: int
     seconds: float
-    accuracy: Accuracy
+    measure: Measure
+    accuracy: Accuracy | None = None
+    not_int8: str = ""
     rounds: tuple[Round, ...]
     agents: tuple[Agent, ...]
     targets: tuple[Target, ...]
@@ -195,7 +239,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     preprocessing: str
     per_device: tuple[Device, ...]
     per_group: tuple[Group, ...] = ()
-    confusion: Confusion
+    confusion: Confusion | None = None
     releases: tuple[Release, ...]
     stages: tuple[Stage, ...]
     config: dict[str, str | int | float | bool | None]

@@ -13,7 +13,7 @@ import keras
 from ..baselines import NEAREST_NEIGHBOUR, Baseline
 from ..datasets import Dataset, Federation
 from ..losses import Loss
-from ..measures import ACCURACY, Measure
+from ..measures import ACCURACY, ROC_AUC, Measure
 
 
 class Federate(Protocol):
@@ -114,6 +114,11 @@ class Entry:
     pretrain: Callable[[keras.Model, Federation, int], None] | None = None
     not_int8: str = ""
     draw: Callable[[keras.Model, Dataset, Path], Path] | None = None
+
+    @property
+    def classifies(self) -> bool:
+        """Whether each example is of one class, so that accuracy and confusion say something of it."""
+        return self.loss == "sparse_categorical_crossentropy" and self.measure in (ACCURACY, ROC_AUC)
 
     def create(self, seed: int) -> keras.Model:
         """The model with the initial weights of this seed. Sets the seeds of Python, numpy and Keras."""

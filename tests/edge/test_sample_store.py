@@ -70,6 +70,33 @@ def test_samples_come_back_in_order_with_their_types(encrypted: bool, tmp_path: 
             store.load("test")
 
 
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_samples_of_several_inputs_come_back_as_the_trainer_takes_them(
+    encrypted: bool, tmp_path: Path
+) -> None:
+    policy = SamplePolicy(test_fraction=0.0, encrypted=encrypted)
+    words = np.arange(20, dtype=np.int32).reshape(5, 4)
+    images = np.linspace(0, 1, 30, dtype=np.float32).reshape(5, 3, 2)
+    y = np.arange(10, dtype=np.int32).reshape(5, 2)
+    with SampleStore(tmp_path, policy=policy) as store:
+        store.add({"x1": images[0], "x0": words[0]}, y[0])
+        store.add_many({"x0": words[1:], "x1": images[1:]}, y[1:])
+    with SampleStore(tmp_path, policy=policy) as store:
+        samples = store.load("train")
+        assert isinstance(samples.x, dict)
+        assert list(samples.x) == ["x0", "x1"]
+        for loaded, given in ((samples.x["x0"], words), (samples.x["x1"], images), (samples.y, y)):
+            assert loaded.dtype == given.dtype
+            np.testing.assert_array_equal(loaded, given)
+        for other in (words[0], {"x0": words[0], "x1": words[0]}):
+            with pytest.raises(SamplesError, match="as before"):
+                store.add(other, y[0])
+        for odd in ({}, {"x0": words[0]}, {"x0": words[0], "x2": images[0]}, {"english": words[0]}):
+            with pytest.raises(SamplesError, match="'x0', 'x1' and so on"):
+                store.add(odd, y[0])
+        assert len(store.load("train")) == 5
+
+
 def test_the_split_belongs_to_the_sample_and_not_to_the_store(tmp_path: Path) -> None:
     tests = []
     for folder in ("a", "b"):
