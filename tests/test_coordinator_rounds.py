@@ -277,3 +277,21 @@ def test_whatever_happens_an_update_counts_once_and_never_after_the_close(
         assert sum(a.status is Status.UPLOADING for a in state.assignments.values()) <= uploads
     assert len(counted) == len(set(counted))
     assert closes <= 1
+
+
+class Patient(TargetOrDeadline):
+    """Lets updates count that are one round late."""
+
+    def late(self, rounds_late: int) -> str:
+        return "" if rounds_late <= 1 else "two rounds late"
+
+
+def test_who_may_still_answer_in_the_next_round_works_on() -> None:
+    assignments = [Assignment("t-a", "a"), Assignment("t-b", "b"), Assignment("t-c", "c", age=1)]
+    state = Phase.of(assignments, policy=Patient(target=1, seconds=100.0), now=0.0)
+    state = replace(state, online=frozenset("abc"))
+    state, actions = run(state, UpdateAnnounced(update("a"), ()), UpdateStored("t-a"))
+    assert state.closed == "target"
+    assert [action for action in actions if isinstance(action, Withdraw)] == [Withdraw("t-c")]
+    state, actions = run(state, UpdateAnnounced(update("b"), ()), UpdateAnnounced(update("c"), ()))
+    assert actions == [Settle("c", "t-c", accepted=False, reason="two rounds late")]

@@ -7,11 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
 from typer.testing import CliRunner
 
 from hedgerow import errors
-from hedgerow.demo import DemoOptions, run_demo
 from hedgerow.models import zoo
 from hedgerow.zoo_cli import app
 from hedgerow.zoo_device import average
@@ -38,17 +36,6 @@ def test_the_mean_counts_examples() -> None:
     assert mean.tolist() == [4.0, 2.0]
     assert scalar == 1.0
     assert mean.dtype == np.float32
-
-
-@pytest.mark.parametrize(
-    ("name", "reason"),
-    [("char-lstm", "is measured by its perplexity"), ("gesture-video", "no int8 kernel for CONV_3D")],
-)
-def test_the_demo_says_what_to_use_instead(name: str, reason: str, tmp_path: Path) -> None:
-    options = DemoOptions(model=name, out=tmp_path / "demo")
-    with pytest.raises(errors.UsageError, match=rf"{reason}.*hedgerow zoo verify {name}"):
-        run_demo(options, console=Console(quiet=True))
-    assert not (tmp_path / "demo").exists()
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ def build() -> keras.Model:
     return keras.Sequential(
         [
             keras.Input((29, 12), name="frames"),
+            layers.GaussianNoise(0.4, name="noise"),
             layers.LSTM(48, return_sequences=True, name="sounds"),
             layers.Dropout(0.3, name="dropout"),
             layers.LSTM(48, name="voice"),
@@ -28,7 +29,7 @@ def build() -> keras.Model:
     )
 
 
-# Widths, dropout and the scale of the data were chosen on thirds of the authors' training part.
+# Widths, dropout, noise and the scale of the data were chosen on thirds of the authors' training part.
 SPEAKER_LSTM = Entry(
     name="speaker-lstm",
     title="Stacked LSTM naming the speaker of two vowels",

@@ -37,13 +37,9 @@ def test_a_late_change_is_added_to_the_newer_model() -> None:
     assert (lateness.asked_in("t"), lateness.asked_in("u")) == (2, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "kill",
-    [
-        pytest.param((), id="undisturbed"),
-        pytest.param(("before", "3"), id="before", marks=pytest.mark.slow),
-        pytest.param(("after", "2"), id="after", marks=pytest.mark.slow),
-    ],
+    "kill", [(), ("before", "3"), ("after", "2")], ids=["undisturbed", "before", "after"]
 )
 def test_rounds_of_a_few_updates_lose_none_of_the_late_ones(
     kill: tuple[str, ...],
