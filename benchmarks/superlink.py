@@ -24,6 +24,7 @@ import sys
 import tempfile
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -106,7 +107,7 @@ class Found:
     broker_mib: float = 0.0
 
 
-class Bench:
+class Bench(ABC):
     """The processes of one side in a folder of their own."""
 
     def __init__(self, arguments: argparse.Namespace, folder: Path, stack: ExitStack) -> None:
@@ -129,8 +130,9 @@ class Bench:
         found.rounds = [later - earlier for earlier, later in itertools.pairwise(times[1:])]
         return found
 
+    @abstractmethod
     def run(self) -> Found:
-        raise NotImplementedError
+        """Runs the app once."""
 
     def finished(self, done: Any) -> None:
         until = time.monotonic() + LIMIT_SECONDS

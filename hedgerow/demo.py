@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -28,6 +27,7 @@ from .demo_report import Outcome, make_report, summary, write_report
 from .demo_rounds import Refined
 from .demo_view import DemoView, percent, shown
 from .errors import OutputFolderError, UsageError
+from .onednn import use_onednn
 from .processes import Interruption, Processes
 from .protocol import tensors
 from .protocol.messages import Scalar
@@ -96,8 +96,7 @@ def run_demo(options: DemoOptions, *, console: Console) -> bytes:
         HedgerowError: It cannot be run as asked, or a process of it failed.
         Interrupted: SIGINT, SIGTERM or SIGHUP came; nothing is left behind.
     """
-    # TensorFlow leaves oneDNN out on some processors: a 3D convolution then takes fifty times as long.
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    use_onednn()
     check_broker(url=options.broker, port=options.port)
     with Interruption() as interruption, _clean_folder(options.out) as out:
         logs = out / "logs"

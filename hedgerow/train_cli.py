@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from .errors import ModelFileError, UsageError
+from .onednn import use_onednn
 from .quiet import native_log
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def train(
     data: Annotated[
         str | None,
         typer.Option(
-            help="A folder with one folder of images or WAV files per class, an .npz with x and y, a .csv "
+            help="A folder with one folder of images or WAV files per class, an .npz with x and y, a .csv, "
             "package.module:function, or keras:mnist, fashion_mnist, cifar10, cifar100; by default the zoo's."
         ),
     ] = None,
@@ -79,8 +79,7 @@ def train(
     """
     console = Console(stderr=True)
     view = _TrainView(console)
-    # TensorFlow leaves oneDNN out on some processors: a 3D convolution then takes fifty times as long.
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    use_onednn()
     if mirror and not augment:
         raise UsageError("Expected --augment with --mirror, received --mirror alone.")
     with tempfile.TemporaryDirectory(prefix="hedgerow-") as folder, native_log(Path(folder) / "log"), view:

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .errors import UsageError, ZooError
+from .onednn import use_onednn
 from .quiet import native_log
 from .zoo_page import read
 from .zoo_pool import longest_first, verify_all
@@ -113,6 +114,7 @@ def verify(
     """
     if resume and out is None:
         raise UsageError("Expected --out with --resume, received --resume alone.")
+    use_onednn()
     options = {"seeds": (0,) if quick else tuple(range(seeds)), "quick": quick}
     with tempfile.TemporaryDirectory(prefix="hedgerow-") as name, native_log(Path(name) / "log"):
         from .models import zoo

@@ -23,8 +23,6 @@ _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "CUDA_VISIBLE_DEVICES": "-1",
-    # TensorFlow leaves oneDNN out on some processors: a 3D convolution then takes fifty times as long.
-    "TF_ENABLE_ONEDNN_OPTS": "1",
 }
 
 OnStage = Callable[[str, str], None]
