@@ -8,8 +8,10 @@
 `daemon` counts every page of the agent's processes once, whatever other programs share. `predict` takes turns
 between the runtime's own tensors, filled with integers that are ready (`interpreter`), the same with TFLite's
 quantization written in numpy (`by hand`: what a program without Hedgerow has to do for the same answer), and
-`Device.predict`; each has an interpreter of its own, so that what the others do to the caches is the same for
-all. `install` makes a bare environment and puts the wheel with [edge] into it.
+`Device.predict`, each with an interpreter of its own. A turn is 50 calls, as in a program that predicts again
+and again. With `--turn 1` each call comes after the other ways' calls, which leave the runtime's code in the
+caches and nothing of `Device.predict`'s own. `install` makes a bare environment and puts the wheel with [edge]
+into it.
 """
 
 from __future__ import annotations
@@ -285,8 +287,8 @@ def install_release(folder: Path, file: Path) -> Device:
     return Device(folder)
 
 
-def measure_predict(folder: Path, file: Path, *, calls: int, title: str) -> float:
-    """The runtime's own tensors and `Device.predict` in turns, one example at a time.
+def measure_predict(folder: Path, file: Path, *, calls: int, turn: int, title: str) -> float:
+    """The runtime's own tensors and `Device.predict` in turns of some calls, one example at a time.
 
     Returns:
         The 95th percentile of `Device.predict`, us.
@@ -318,13 +320,14 @@ def measure_predict(folder: Path, file: Path, *, calls: int, title: str) -> floa
         times: dict[str, list[float]] = {way: [] for way in ways}
         turns = list(ways.items())
         chance = Random(0)
-        for _ in range(calls):
+        for _ in range(calls // turn):
             # What one finds in the caches depends on who was before.
             chance.shuffle(turns)
             for way, call in turns:
-                begun = time.perf_counter()
-                call()
-                times[way].append((time.perf_counter() - begun) * 1e6)
+                for _ in range(turn):
+                    begun = time.perf_counter()
+                    call()
+                    times[way].append((time.perf_counter() - begun) * 1e6)
     medians = {way: statistics.median(found) for way, found in times.items()}
     percentiles = {way: sorted(found)[int(len(found) * 0.95)] for way, found in times.items()}
     for way, median in medians.items():
@@ -386,7 +389,8 @@ def main() -> None:
     predict = commands.add_parser("predict")
     predict.add_argument("files", type=Path, nargs="+", help="A .tflite for inference, int8.")
     predict.add_argument("--training", type=Path, nargs=2, metavar=("PROGRAM", "WEIGHTS"))
-    predict.add_argument("--calls", type=int, default=1000)
+    predict.add_argument("--calls", type=int, default=3000)
+    predict.add_argument("--turn", type=int, default=50, help="Calls of one way before another's.")
     commands.add_parser("supernode")
     commands.add_parser("install").add_argument("wheel", type=Path)
     arguments = parser.parse_args()
@@ -403,7 +407,13 @@ def main() -> None:
                 for number, file in enumerate(arguments.files):
                     title = f"{file.parent.name}/{file.stem}"[-24:]
                     (folder / str(number)).mkdir()
-                    quiet = measure_predict(folder / str(number), file, calls=arguments.calls, title=title)
+                    quiet = measure_predict(
+                        folder / str(number),
+                        file,
+                        calls=arguments.calls,
+                        turn=arguments.turn,
+                        title=title,
+                    )
                     if arguments.training:
                         (folder / f"{number}-busy").mkdir()
                         with training(folder / f"{number}-busy" / "work", *arguments.training):
@@ -411,6 +421,7 @@ def main() -> None:
                                 folder / f"{number}-busy",
                                 file,
                                 calls=arguments.calls,
+                                turn=arguments.turn,
                                 title="  while it trains",
                             )
                         print(

@@ -19,7 +19,7 @@ from hedgerow.hardware import benchmark, execution, fitness, micro, targets, ver
 from hedgerow.hardware.graph import read_graphs
 from hedgerow.hardware.inspection import inspect_file, inspect_graphs
 
-NEEDED = "set HEDGEROW_FOREIGN_FILES to a folder with it: tests/data/README.md"
+REFERENCES = sorted((Path(__file__).parent / "data" / "mlperf-tiny").glob("*.tflite"))
 # Multiply-accumulates that MLPerf Tiny's authors and Vela give for the reference models, in millions.
 PUBLISHED = {
     "ad01_int8": 0.264, "kws_ref_model": 2.66, "pretrainedResnet_quant": 12.5, "vww_96_int8": 7.49,
@@ -30,7 +30,7 @@ INT8 = ("ad01_int8", "kws_ref_model", "pretrainedResnet_quant", "str_ww_ref_mode
 
 def _found() -> dict[str, Path]:
     folder = os.environ.get("HEDGEROW_FOREIGN_FILES")
-    found = sorted(Path(folder).glob("*.tflite")) if folder else []
+    found = [*REFERENCES, *(sorted(Path(folder).glob("*.tflite")) if folder else ())]
     spec = importlib.util.find_spec("tflite_micro")
     if spec is not None and spec.submodule_search_locations:
         found += sorted(Path(spec.submodule_search_locations[0]).rglob("*.tflite"))
@@ -38,12 +38,6 @@ def _found() -> dict[str, Path]:
 
 
 FILES = _found()
-
-
-def named(name: str) -> Path:
-    if name not in FILES:
-        pytest.skip(f"{name}.tflite is not here: {NEEDED}")
-    return FILES[name]
 
 
 @pytest.mark.parametrize("path", FILES.values(), ids=FILES.keys())
@@ -68,13 +62,13 @@ def test_every_file_runs_and_is_measured_on_every_runtime(path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "millions"), PUBLISHED.items())
 def test_the_arithmetic_of_a_published_model_is_the_published_one(name: str, millions: float) -> None:
-    (report,) = inspect_file(named(name)).signatures.values()
+    (report,) = inspect_file(FILES[name]).signatures.values()
     assert report.flops / 2e6 == pytest.approx(millions, rel=0.01)
 
 
 @pytest.mark.parametrize("name", INT8)
 def test_tflite_micro_computes_what_the_reference_kernels_do(name: str) -> None:
-    path = named(name)
+    path = FILES[name]
     if not micro.is_installed():
         pytest.skip("tflite-micro is not installed: it is the extra hedgerow[micro]")
     found = verification.verify_at_random(path, runtime="micro", examples=4)
@@ -86,13 +80,13 @@ def test_tflite_micro_computes_what_the_reference_kernels_do(name: str) -> None:
 @pytest.mark.parametrize("name", INT8)
 @pytest.mark.parametrize("target", ["ethos-u55-128", "ethos-u85-256", "cortex-m7"])
 def test_an_int8_reference_model_runs_wholly_on_the_chip(name: str, target: str) -> None:
-    found = fitness.check(named(name), targets.load(target))
+    found = fitness.check(FILES[name], targets.load(target))
     assert found.accelerated_percent == 100.0
     assert found.runs_as_asked, found.advice
 
 
 def test_a_hybrid_file_is_refused_by_tflite_micro_at_its_first_operator() -> None:
-    path = named("kws_ref_model_float32")
+    path = FILES["kws_ref_model_float32"]
     if not micro.is_installed():
         pytest.skip("tflite-micro is not installed: it is the extra hedgerow[micro]")
     found = fitness.check(path, targets.load("cortex-m7"))
@@ -121,10 +115,7 @@ def test_a_damaged_file_is_an_error_in_every_command(path: Path, data: st.DataOb
 @pytest.mark.slow
 @pytest.mark.parametrize("runtime", execution.installed())
 def test_a_damaged_file_never_takes_the_program_with_it(runtime: str, tmp_path: Path) -> None:
-    path = next(iter(FILES.values()), None)
-    if path is None:
-        pytest.skip(f"no foreign file is here: {NEEDED}")
-    whole = path.read_bytes()
+    whole = FILES["ad01_int8"].read_bytes()
     rng = np.random.default_rng(0)
     ends = set()
     for number in range(12):
@@ -144,13 +135,16 @@ def test_a_damaged_file_never_takes_the_program_with_it(runtime: str, tmp_path: 
     assert "refused" in ends
 
 
-def test_the_commands_show_a_foreign_file() -> None:
-    path = next(iter(FILES.values()), None)
-    if path is None:
-        pytest.skip(f"no foreign file is here: {NEEDED}")
+@pytest.mark.parametrize("path", REFERENCES, ids=[path.stem for path in REFERENCES])
+def test_the_commands_take_a_reference_model_as_it_is(path: Path) -> None:
     shown = CliRunner().invoke(app, ["inspect", str(path)])
     assert shown.exit_code == 0, shown.output
     assert "operations a run" in shown.output
     checked = CliRunner().invoke(app, ["check", str(path), "--target", "linux-x86-64-litert", "--json"])
     assert checked.exit_code == 0, checked.output
     assert json.loads(checked.stdout)["runs_as_asked"] is True
+    timed = CliRunner().invoke(app, ["bench", str(path), "--runs", "3", "--json"])
+    assert timed.exit_code == 0, timed.output
+    rows = json.loads(timed.stdout)
+    assert len(rows) == len([one for one in execution.installed() if one in benchmark.RUNTIMES])
+    assert all(0 < row["p50_ms"] <= row["maximum_ms"] for row in rows)

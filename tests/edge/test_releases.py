@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 import subprocess
 import sys
 import threading
@@ -124,6 +125,25 @@ def test_what_is_no_example_is_refused_and_the_next_one_answered(
                 device.predict(wrong)
         for one in (x[:1].astype(np.float64), x[:1].astype(">f4"), x[:1].tolist(), np.asfortranarray(x[:1])):
             np.testing.assert_allclose(device.predict(one), answer(publisher, "first")[:1], atol=1e-5)
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_a_damaged_counter_of_changes_ends_no_running_program(
+    folder: Path, store: ReleaseStore, publisher: Publisher, damage: str
+) -> None:
+    store.install(*publisher.release("1.0.0"))
+    x = publisher.model.inference["x"]
+    counter = folder / "state" / "releases" / "changes"
+    with Device(folder) as device:
+        device.predict(x)
+        if damage == "cut":
+            os.truncate(counter, 0)
+        else:
+            counter.unlink()
+        np.testing.assert_allclose(device.predict(x), answer(publisher, "first"), atol=1e-5)
+        if damage == "cut":
+            store.install(*publisher.release("1.1.0", "second"))
+            np.testing.assert_allclose(device.predict(x), answer(publisher, "second"), atol=1e-5)
 
 
 def test_a_new_release_serves_from_the_next_call_on(
