@@ -209,7 +209,7 @@ class _Demo:
     # --- the model's way ----------------------------------------------------------------------------------
 
     def _train_centrally(self) -> keras.Model:
-        from .models import evaluation, summaries, training
+        from .models import augmentation, evaluation, summaries, training
 
         central, test, classifies = self.federation.central, self.federation.test, self.entry.classifies
         with (
@@ -232,6 +232,9 @@ class _Demo:
                 learning_rate=self.entry.central.learning_rate,
                 seed=self.options.seed,
                 loss=self.entry.loss,
+                augment=augmentation.for_shape(central.x.shape[1:])
+                if self.entry.central.augments_central
+                else None,
                 on_epoch=write,
             )
             if classifies:

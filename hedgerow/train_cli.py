@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from .models import TrainableInfo
     from .models.distribution import Distribution
+    from .models.losses import Loss
     from .models.training import EpochResult
     from .training_run import TrainingReport
     from .training_task import Task
@@ -186,7 +188,7 @@ def export(
                 keras_model,
                 out,
                 batch_size=batch_size,
-                loss=loss,
+                loss=_reading_logits(loss, keras_model),
                 optimizer=optimizer,
                 trainable=trainable,
                 variants=variants,
@@ -211,6 +213,19 @@ def load(path: Path) -> keras.Model:
     except (OSError, ValueError, TypeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelFileError(f"Expected a Keras model in {path}, received: {reason}") from error
+
+
+def _reading_logits(name: str, model: keras.Model) -> Loss:
+    """The loss of that name; where the model ends in no activation, a cross-entropy reads logits."""
+    import keras
+
+    from .models import losses
+
+    loss = losses.get(name)
+    ends_in = getattr(model.layers[-1], "activation", None)
+    if loss.activation is None or ends_in is not keras.activations.linear:
+        return loss
+    return dataclasses.replace(loss, from_logits=True)
 
 
 def show(info: TrainableInfo) -> None:

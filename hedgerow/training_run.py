@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from .errors import ModelFileError, UsageError
-from .models import augmentation, evaluation, pictures, summaries
+from .models import augmentation, evaluation, losses, pictures, summaries
 from .models.datasets import Dataset
 from .models.distribution import Distribution, distribute
 from .models.measures import accuracy, top_accuracy
@@ -225,7 +225,7 @@ def _write(
         drawn.append(task.draw(model, test, options.folder))
     if task.measure is not None:
         metrics[task.measure.name] = task.measure.of(predict, test)
-    if test.y.ndim == 1 and task.loss == "sparse_categorical_crossentropy":
+    if test.y.ndim == 1 and losses.get(task.loss).name == "sparse_categorical_crossentropy":
         outputs = predict(test.x, *test.more)
         metrics["accuracy"] = accuracy(outputs, test.y)
         if outputs.shape[-1] > 5:

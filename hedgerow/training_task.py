@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from .errors import DatasetError, UsageError
-from .models import zoo
+from .models import losses, zoo
 from .models.datasets import Dataset, keras_data
 from .models.datasets.keras_data import PREFIX
 from .models.datasets.split import holdout
@@ -70,7 +70,8 @@ def find_task(source: str, data: str | None, *, held_out: float, loss: str | Non
         task = _of_zoo(source, seed)
     else:
         task = _own(source, data, held_out, seed)
-    return dataclasses.replace(task, loss=loss) if loss else task
+    # By its name the zoo's own loss keeps its settings, such as reading logits.
+    return dataclasses.replace(task, loss=loss) if loss and loss != losses.get(task.loss).name else task
 
 
 def _of_zoo(name: str, seed: int) -> Task:

@@ -94,7 +94,7 @@ def write(page: Path, verified: Verified) -> None:
 
 def _took(verified: Verified) -> str:
     parts = [
-        f"{len(run.systems)} of the systems took {run.seconds / 60:.0f} minutes, {run.jobs} side by side on "
+        f"{len(run.systems)} of the systems took {run.seconds / 60:.1f} minutes, {run.jobs} side by side on "
         f"{run.processors} processors"
         for run in verified.runs
     ]

@@ -136,8 +136,11 @@ class _Way:
         self._measured(devices=len(self.federations[self.first].devices))
 
     def _train(self) -> None:
+        central = self.entry.central
         for seed in self.options.seeds:
-            self.models[seed] = self._trained(self.federations[seed].central, self.entry.central.epochs, seed)
+            self.models[seed] = self._trained(
+                self.federations[seed].central, central.epochs, seed, augmented=central.augments_central
+            )
         values = tuple(self._value(self.models[seed], seed) for seed in self.options.seeds)
         self._measured(central=values, parameters=self.models[self.first].count_params())
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import keras
 
 layers = keras.layers
+_WEIGHT_DECAY = keras.regularizers.L2(1e-4)
 
 
 def two_conv_cnn(shape: tuple[int, int, int] = (28, 28, 1), classes: int = 10) -> keras.Model:
@@ -38,16 +39,16 @@ def resnet8(
 ) -> keras.Model:
     """Three residual stacks of 16, 32 and 64 filters."""
     image = keras.Input(shape)
-    x = _normalized(layers.Conv2D(16, 3, padding="same", kernel_regularizer="l2")(image), momentum)
+    x = _normalized(layers.Conv2D(16, 3, padding="same", kernel_regularizer=_WEIGHT_DECAY)(image), momentum)
     for filters, stride in ((16, 1), (32, 2), (64, 2)):
         shortcut = x
         y = _normalized(
-            layers.Conv2D(filters, 3, stride, padding="same", kernel_regularizer="l2")(x), momentum
+            layers.Conv2D(filters, 3, stride, padding="same", kernel_regularizer=_WEIGHT_DECAY)(x), momentum
         )
-        y = layers.Conv2D(filters, 3, padding="same", kernel_regularizer="l2")(y)
+        y = layers.Conv2D(filters, 3, padding="same", kernel_regularizer=_WEIGHT_DECAY)(y)
         y = layers.BatchNormalization(momentum=momentum)(y)
         if stride > 1:
-            shortcut = layers.Conv2D(filters, 1, stride, padding="same", kernel_regularizer="l2")(x)
+            shortcut = layers.Conv2D(filters, 1, stride, padding="same", kernel_regularizer=_WEIGHT_DECAY)(x)
         x = layers.ReLU()(layers.Add()([shortcut, y]))
     x = layers.Flatten()(layers.AveragePooling2D(8)(x))
     return keras.Model(image, layers.Dense(classes, activation="softmax")(x), name=name)

@@ -11,6 +11,7 @@ from .datasets import Dataset
 from .measures import Array, Measure, Predict
 
 _DISCOUNT = 0.75
+_SPREAD = 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,10 +90,12 @@ def _ink_by_neighbour(train: Dataset) -> Predict:
 
 
 def n_gram(order: int) -> Callable[[Dataset], Predict]:
-    """An n-gram model with interpolated absolute discounting over token windows.
+    """An n-gram model with interpolated absolute discounting over token windows, as logarithms.
 
-    At the start of a window a context is as long as what is there, as the network's is. Source: H. Ney, U.
-    Essen, R. Kneser, "On structuring probabilistic dependences in stochastic language modelling", 1994.
+    At the start of a window a context is as long as what is there, as the network's is. A fiftieth of every
+    distribution is spread evenly: without it, words that one text has and another lacks cost a tenth. Source:
+    H. Ney, U. Essen, R. Kneser, "On structuring probabilistic dependences in stochastic language modelling",
+    1994.
     """
 
     def fit(train: Dataset) -> Predict:
@@ -125,8 +128,10 @@ def n_gram(order: int) -> Callable[[Dataset], Predict]:
                 for row in x.tolist()
             ]
             if train.y.ndim == 1:
-                return np.stack([probabilities(row[-1]) for row in contexts])
-            return np.stack([[probabilities(one) for one in row] for row in contexts])
+                given = np.stack([probabilities(row[-1]) for row in contexts])
+            else:
+                given = np.stack([[probabilities(one) for one in row] for row in contexts])
+            return np.asarray(np.log((1 - _SPREAD) * given + _SPREAD / size))
 
         return predict
 

@@ -19,8 +19,6 @@ Array = npt.NDArray[Any]
 Predict = Callable[..., Array]
 """From the inputs of a model, `[N, ...]` each, to its output."""
 
-_SPREAD = 0.02
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measure:
@@ -101,14 +99,18 @@ def mean_iou(outputs: Array, y: Array) -> float:
     return float((right[there > 0] / union[there > 0]).mean())
 
 
-def perplexity(probabilities: Array, y: Array) -> float:
-    """The exponential of the mean of -log of the probability [N, ..., V] that each word of `y` was given.
+def perplexity(logits: Array, y: Array) -> float:
+    """The exponential of the mean of -log of the probability that each word of `y` was given.
 
-    A fiftieth of every distribution is spread evenly: an int8 softmax gives less than 1/512 no probability at
-    all, and one such word would outweigh all others.
+    Args:
+        logits: [N, ..., V]; the softmax of each row is its distribution, so that logarithms of probabilities
+            are logits too. Eight bits of a probability would end at 1/256; eight bits of a logit go on.
+        y: int [N, ...].
     """
-    given = np.take_along_axis(probabilities, y[..., None].astype(np.intp), axis=-1)
-    return float(np.exp(-np.log((1 - _SPREAD) * given + _SPREAD / probabilities.shape[-1]).mean()))
+    exact = logits.astype(np.float64)
+    exact -= exact.max(axis=-1, keepdims=True)
+    given = np.take_along_axis(exact, y[..., None].astype(np.intp), axis=-1)[..., 0]
+    return float(np.exp((np.log(np.exp(exact).sum(axis=-1)) - given).mean()))
 
 
 def character_error_rate(logits: Array, y: Array, *, blank: int = 0) -> float:

@@ -115,6 +115,18 @@ def test_a_hundred_faces_and_a_hundred_others() -> None:
     assert faces.y[:100].all()
 
 
+def test_faces_are_trained_on_mirrored_too_and_measured_as_they_are() -> None:
+    federation, taken = datasets.federate_faces(seed=1), set(fingerprints(datasets.faces()))
+    for part in (federation.central, *(device.train for device in federation.devices)):
+        half = len(part) // 2
+        assert np.array_equal(part.x[half:], part.x[:half, :, ::-1])
+        assert np.array_equal(part.y[half:], part.y[:half])
+        assert taken.issuperset(fingerprints(part.take(np.arange(half))))
+    for measured in (federation.test, *(device.test for device in federation.devices)):
+        assert taken.issuperset(fingerprints(measured))
+        assert not set(fingerprints(federation.everything)).intersection(fingerprints(measured))
+
+
 def test_number_words() -> None:
     english, french = (datasets.numbers.vocabulary(language) for language in ("en", "fr"))
     data = datasets.translations(np.array([1984, 71, 0]))
@@ -344,3 +356,20 @@ def test_another_seed_chooses_other_central_people(motion: datasets.Federation) 
 
     assert central(datasets.federate_motion(seed=1)) != central(motion)
     assert central(datasets.federate_motion(seed=0)) == central(motion)
+
+
+def test_a_spectrogram_shows_frequency_the_pull_of_gravity_and_change() -> None:
+    steps = np.arange(100)
+    x = np.zeros((2, 100, 6), np.float32)
+    # 3 of the 10 frequencies up to half the rate: three turns in a frame of 20 steps.
+    x[0, :, 0] = np.sin(2 * np.pi * 3 * steps / 20)
+    x[:, :, 1] = np.array([[1.0], [-1.0]])
+    x[0, :, 2] = np.where(steps < 50, 0.0, 1.0)
+    spectra = datasets.spectrograms(datasets.Dataset(x, np.zeros(2, np.int32), ("still",))).x
+    assert (spectra.shape, spectra.dtype) == ((2, 9, 11, 12), np.float32)
+    assert (spectra[0, :, :, 0].argmax(axis=1) == 3).all()
+    # A Hann window of 20 steps has the sum 9.5.
+    np.testing.assert_allclose(spectra[:, :, 0, 1], [[np.log(10.5)] * 9, [-np.log(10.5)] * 9], rtol=1e-6)
+    np.testing.assert_allclose(spectra[:, :, :, 7], 0.0, atol=1e-6)
+    assert spectra[0, :, 0, 8].argmax() in (3, 4)
+    assert (spectra[0, :, 0, 8] >= 0).all()

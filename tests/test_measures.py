@@ -50,12 +50,21 @@ def test_mean_iou_by_hand() -> None:
 
 def test_perplexity_of_certainty_and_of_ignorance() -> None:
     y = np.array([[1, 3]])
-    assert measures.perplexity(np.full((1, 2, 4), 0.25), y) == pytest.approx(4)
-    certain = measures.perplexity(np.eye(4)[y], y)
-    assert certain == pytest.approx(1 / (0.98 + 0.02 / 4))
-    # A word that was given nothing costs what its share of the fiftieth says.
-    wrong = measures.perplexity(np.eye(4)[np.array([[0, 0]])], y)
-    assert wrong == pytest.approx(4 / 0.02)
+    assert measures.perplexity(np.zeros((1, 2, 4)), y) == pytest.approx(4)
+    assert measures.perplexity(1000 * np.eye(4)[y], y) == 1
+    # Of "1" 3/6 and of "3" 1/6: the geometric mean of 2 and 6.
+    logits = np.log(np.array([[[1, 3, 1, 1], [1, 3, 1, 1]]], np.float32))
+    assert measures.perplexity(logits, y) == pytest.approx(math.sqrt(12))
+
+
+def test_perplexity_takes_logits_of_any_height() -> None:
+    random = np.random.default_rng(0)
+    logits, y = random.normal(size=(3, 5, 7)).astype(np.float32), random.integers(0, 7, (3, 5))
+    value = measures.perplexity(logits, y)
+    assert measures.perplexity(logits + 64, y) == pytest.approx(value)
+    assert measures.perplexity(logits - 1e6 * np.ones((3, 5, 1)), y) == pytest.approx(value)
+    # What is all but impossible has a price, however high.
+    assert measures.perplexity(np.array([[200.0, 0.0]]), np.array([1])) == pytest.approx(math.exp(200))
 
 
 def test_character_error_rate_by_hand() -> None:
@@ -97,8 +106,8 @@ def test_a_bigram_model_by_hand() -> None:
     unigram = np.array([0.1, 2.1, 2.1]) / 4.3
     after_1 = np.array([0, 0, 1.25]) / 2 + 0.75 / 2 * unigram
     after_0 = np.array([0, 0.25, 0]) / 1 + 0.75 / 1 * unigram
-    assert np.allclose(given, [[after_0, after_1]])
-    assert np.allclose(given.sum(axis=-1), 1)
+    assert np.allclose(np.exp(given), 0.98 * np.array([[after_0, after_1]]) + 0.02 / 3)
+    assert np.allclose(np.exp(given).sum(axis=-1), 1)
 
 
 def test_a_longer_n_gram_guesses_repetitions() -> None:

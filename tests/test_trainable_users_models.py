@@ -6,8 +6,12 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
+from typer.testing import CliRunner
 
+from hedgerow.cli import app
+from hedgerow.edge import Trainer
 from hedgerow.hardware.runtime import installed
 from hedgerow.models import export_trainable
 
@@ -112,3 +116,25 @@ def test_a_clipped_embedding_counts_each_row_once(tmp_path: Path, device_run) ->
         )
         for weight, value in zip(model.weights, values, strict=True):
             np.testing.assert_allclose(weights[weight.path], value.numpy(), atol=2e-6, err_msg=runtime)
+
+
+@pytest.mark.parametrize("activation", ["softmax", None])
+def test_the_command_reads_what_a_model_without_a_last_activation_gives_as_logits(
+    tmp_path: Path, activation: str | None
+) -> None:
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(3, activation=activation)])
+    model.save(tmp_path / "model.keras")
+    command = [
+        "export-trainable",
+        str(tmp_path / "model.keras"),
+        str(tmp_path / "m.tflite"),
+        "--batch-size",
+        "4",
+    ]
+    done = CliRunner().invoke(app, [*command, "--loss", "sparse_categorical_crossentropy"])
+    assert done.exit_code == 0, done.output
+    x, y = np.eye(4, dtype=np.float32), np.array([0, 1, 2, 0], np.int32)
+    expected = keras.losses.SparseCategoricalCrossentropy(from_logits=activation is None)(y, model(x))
+    with Trainer(tmp_path / "m.tflite") as trainer:
+        assert trainer.evaluate(x, y)["loss"] == pytest.approx(float(expected), rel=1e-5)

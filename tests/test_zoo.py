@@ -13,6 +13,7 @@ import pytest
 from hedgerow import errors, zoo_page
 from hedgerow.models import losses, optimizers, zoo
 from hedgerow.models.evaluation import predictor
+from hedgerow.models.measures import PERPLEXITY
 from hedgerow.zoo_pool import longest_first
 from hedgerow.zoo_row import Int8, Row, Run, Verified
 
@@ -26,8 +27,10 @@ def test_a_model_fits_its_data(name: str) -> None:
     assert model.name == entry.name == name
     assert len(outputs) == 12
     loss = losses.get(entry.loss)
-    if loss.activation == "softmax":
+    if loss.activation == "softmax" and not loss.from_logits:
         assert np.allclose(outputs.sum(axis=-1), 1, atol=1e-5), "the outputs are probabilities"
+    assert loss.from_logits == (entry.measure is PERPLEXITY), "a language model gives logits"
+    if loss.activation == "softmax":
         assert outputs.shape[-1] == len(federation.central.labels)
     # What is trained on fits what the loss takes, and both predictors can be measured.
     target = loss.target_spec([12, *outputs.shape[1:]])
@@ -135,7 +138,7 @@ def test_the_page_says_what_was_measured() -> None:
     assert "| 91.0 ± 1.0 % | 93.0 ± 2.0 % | 97.5 ± 0.5 % | 8 on 6 devices; help in 1 of 2 seeds |" in page
     assert "| 6,570 | 90.0 % | 1.00 points | 11.8 | 8,633 | 100 % |" in page
     assert "| 57 | 0.4 | 16 | 45 | tflite 2.14.0 | 1e-07 | 9e-08 |" in page
-    assert "1 of the systems took 2 minutes, 2 side by side on 4 processors." in page
+    assert "1 of the systems took 2.0 minutes, 2 side by side on 4 processors." in page
     assert "quick" not in page
 
 
@@ -166,8 +169,9 @@ def test_the_time_of_all_runs_counts() -> None:
     assert [run.systems for run in verified.runs] == [("digits-mlp", "motion-lstm")]
     verified = verified.with_row(ROW, Run(systems=(), seconds=300.0, jobs=1, processors=2), ORDER)
     assert [run.systems for run in verified.runs] == [("motion-lstm",), ("digits-mlp",)]
-    assert "15 minutes, 2 side by side on 2 processors; 1 of the systems took 5 minutes" in zoo_page.render(
-        verified
+    assert (
+        "15.0 minutes, 2 side by side on 2 processors; 1 of the systems took 5.0 minutes"
+        in zoo_page.render(verified)
     )
     assert "20 minutes in all" in zoo_page.render(verified)
 

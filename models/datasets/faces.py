@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
-from .dataset import Dataset
+from .dataset import Dataset, join
 from .federation import Federation, deal
 from .package import data_file
 
@@ -30,6 +32,8 @@ def federate_faces(
 ) -> Federation:
     """A fifth of the images centrally, two fifths over 4 devices, two fifths held out; see `deal`.
 
+    Each image that is trained on is there twice, once as in a mirror; those held out are as they were taken.
+
     Args:
         devices: How many devices; by default 4.
         alpha: Of the Dirichlet distribution; by default 1.
@@ -40,7 +44,7 @@ def federate_faces(
     if pixels > 25:
         around = ((0, 0), (margin, pixels - 25 - margin), (margin, pixels - 25 - margin), (0, 0))
         data = Dataset(np.pad(data.x, around, mode="edge"), data.y, data.labels)
-    return deal(
+    dealt = deal(
         data,
         devices=4 if devices is None else devices,
         alpha=1.0 if alpha is None else alpha,
@@ -50,3 +54,12 @@ def federate_faces(
         calibration=20,
         preprocessing=PREPROCESSING if pixels == 25 else f"{PREPROCESSING}, padded to {pixels}x{pixels}",
     )
+    return replace(
+        dealt,
+        central=_with_mirrored(dealt.central),
+        devices=tuple(replace(device, train=_with_mirrored(device.train)) for device in dealt.devices),
+    )
+
+
+def _with_mirrored(data: Dataset) -> Dataset:
+    return join([data, replace(data, x=np.ascontiguousarray(data.x[:, :, ::-1]))])

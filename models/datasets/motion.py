@@ -128,15 +128,21 @@ def federate_motion(*, devices: int | None = None, seed: int = 0, calibration: i
 
 
 def spectrograms(windows: Dataset, seed: int = 0) -> Dataset:
-    """The short-time spectra of windows, float32 [N, 9, 11, 6]: time, frequency, axis.
+    """The short-time spectra of windows and their changes, float32 [N, 9, 11, 12]: time, frequency, axis.
 
-    Frames of 20 steps under a Hann window, one every 10, as log(1 + magnitude).
+    Frames of 20 steps under a Hann window, one every 10, as log(1 + magnitude). Frequency 0 has the sign of
+    its sum: which way gravity pulls is how the arm is held. Axes 6 to 11 are how the first six change from
+    frame to frame, as a speech recognizer's delta coefficients.
     """
     starts = range(0, STEPS_PER_WINDOW - SPECTRUM_STEPS + 1, SPECTRUM_HOP)
     frames = np.stack([windows.x[:, start : start + SPECTRUM_STEPS] for start in starts], axis=1)
     taper = np.hanning(SPECTRUM_STEPS)[:, None]
-    magnitudes = np.log1p(np.abs(np.fft.rfft(frames * taper, axis=2))).astype(np.float32)
-    return Dataset(magnitudes, windows.y, windows.labels, windows.groups)
+    spectra = np.fft.rfft(frames * taper, axis=2)
+    magnitudes = np.log1p(np.abs(spectra))
+    magnitudes[:, :, 0] *= np.sign(spectra[:, :, 0].real)
+    changes = np.gradient(magnitudes, axis=1)
+    x = np.concatenate([magnitudes, changes], axis=-1).astype(np.float32)
+    return Dataset(x, windows.y, windows.labels, windows.groups)
 
 
 def _standardised(recordings: Recordings, center: list[int]) -> tuple[Recordings, str]:

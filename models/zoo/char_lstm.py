@@ -13,6 +13,7 @@ from keras import layers
 
 from ..baselines import FOUR_GRAM
 from ..datasets import Dataset, Federation, federate_letters, refuse_alpha
+from ..losses import SparseCategoricalCrossentropy
 from ..measures import PERPLEXITY
 from ..word_map import draw_word_map
 from .entry import CentralTraining, Entry, FederatedTraining
@@ -22,13 +23,15 @@ STEPS = 40
 
 
 def build() -> keras.Model:
-    """int32 [B, 40] letters to the probabilities of the letter after each, float32 [B, 40, 48]."""
+    """int32 [B, 40] letters to the logits of the letter after each, float32 [B, 40, 48]."""
     return keras.Sequential(
         [
             keras.Input((STEPS,), dtype="int32", name="letters"),
             layers.Embedding(LETTERS, 16, name="vectors"),
-            layers.LSTM(96, return_sequences=True, name="memory"),
-            layers.Dense(LETTERS, activation="softmax", name="next_letter"),
+            layers.Dropout(0.2, name="dropout"),
+            layers.LSTM(128, return_sequences=True, name="memory"),
+            layers.Dropout(0.5, name="second_dropout"),
+            layers.Dense(LETTERS, name="next_letter"),
         ],
         name="char-lstm",
     )
@@ -51,11 +54,12 @@ CHAR_LSTM = Entry(
     data="the Python language reference",
     build=build,
     federate=federate,
-    central=CentralTraining(epochs=16, batch_size=16, learning_rate=4e-3),
+    central=CentralTraining(epochs=40, batch_size=32, learning_rate=1e-2),
     federated=FederatedTraining(
         rounds=5, local_epochs=2, batch_size=16, learning_rate=1e-3, optimizer="adam"
     ),
     needs=(),
+    loss=SparseCategoricalCrossentropy(from_logits=True),
     measure=PERPLEXITY,
     baseline=FOUR_GRAM,
     draw=draw,

@@ -62,7 +62,7 @@ DIGITS_SEGMENTATION = Entry(
     build=build,
     federate=federate,
     central=CentralTraining(epochs=16, batch_size=4, learning_rate=3e-3, epochs_on_all=8),
-    federated=FederatedTraining(rounds=4, local_epochs=1, batch_size=8, learning_rate=1e-3, optimizer="adam"),
+    federated=FederatedTraining(rounds=4, local_epochs=2, batch_size=8, learning_rate=1e-3, optimizer="adam"),
     measure=MEAN_IOU,
     baseline=BRIGHT_PIXELS,
 )

@@ -15,14 +15,17 @@ from .motion_lstm import federate as federate_windows
 
 
 def build() -> keras.Model:
-    """float32 [B, 9, 11, 6] spectra to the probabilities of seven exercises, float32 [B, 7]."""
-    return architectures.ds_cnn((9, 11, 6), classes=7, name="ds-cnn", momentum=0.9)
+    """float32 [B, 9, 11, 12] spectra to the probabilities of seven exercises, float32 [B, 7]."""
+    return architectures.ds_cnn((9, 11, 12), classes=7, name="ds-cnn", momentum=0.9)
 
 
 def federate(*, devices: int | None = None, alpha: float | None = None, seed: int = 0) -> Federation:
     """The watch recordings of motion-lstm as spectrograms."""
     windows = federate_windows(devices=devices, alpha=alpha, seed=seed)
-    frames = "log(1 + magnitude) of Hann windows of 20 steps, one every 10"
+    frames = (
+        "log(1 + magnitude) of Hann windows of 20 steps, one every 10, frequency 0 with the sign of its sum; "
+        "then the same numbers' central differences along time"
+    )
     return windows.map(spectrograms, preprocessing=f"{windows.preprocessing}; {frames}")
 
 

@@ -46,6 +46,7 @@ class CentralTraining:
         epochs_on_all: Passes over all examples in one place, central and the devices'; None for as many as
             make twice the steps.
         augments_all: Whether those examples are changed a little in every pass; see `augmentation`.
+        augments_central: Whether the central examples are, where they are trained on alone.
     """
 
     epochs: int
@@ -53,6 +54,7 @@ class CentralTraining:
     learning_rate: float
     epochs_on_all: int | None = None
     augments_all: bool = False
+    augments_central: bool = False
 
     def epochs_on(self, examples: int, central: int) -> int:
         """Passes over all `examples` in one place, of which `central` are the central ones."""

@@ -39,9 +39,7 @@ FACE_DETECTOR = Entry(
     build=build,
     federate=federate_faces,
     central=CentralTraining(epochs=40, batch_size=8, learning_rate=2e-3),
-    federated=FederatedTraining(
-        rounds=6, local_epochs=3, batch_size=8, learning_rate=5e-3, optimizer="momentum"
-    ),
+    federated=FederatedTraining(rounds=6, local_epochs=3, batch_size=8, learning_rate=1e-3, optimizer="adam"),
     needs=("scikit-image",),
     measure=ROC_AUC,
     baseline=NEAREST_MEAN,

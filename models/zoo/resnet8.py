@@ -25,21 +25,21 @@ def federate(*, devices: int | None = None, alpha: float | None = None, seed: in
         alpha=alpha,
         seed=seed,
         held_out=400,
-        central=200,
+        central=400,
         calibration=100,
         pixels=32,
-        limit=1400,
+        limit=1600,
     )
 
 
 RESNET8 = Entry(
     name="resnet8",
     title="MLPerf Tiny's residual network reading handwritten digits",
-    data="MNIST, 1,400 images",
+    data="MNIST, 1,600 images",
     build=build,
     federate=federate,
-    central=CentralTraining(epochs=8, batch_size=16, learning_rate=3e-3),
+    central=CentralTraining(epochs=8, batch_size=16, learning_rate=3e-3, epochs_on_all=6),
     federated=FederatedTraining(
-        rounds=4, local_epochs=1, batch_size=16, learning_rate=0.01, optimizer="momentum"
+        rounds=4, local_epochs=1, batch_size=16, learning_rate=5e-4, optimizer="adam"
     ),
 )
