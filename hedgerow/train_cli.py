@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 
     from .models import TrainableInfo
     from .models.distribution import Distribution
-    from .models.losses import Loss
     from .models.training import EpochResult
     from .training_run import TrainingReport
     from .training_task import Task
@@ -48,7 +46,12 @@ def train(
     learning_rate: Annotated[float | None, typer.Option(help="Of the first step.", min=0.0)] = None,
     optimizer: Annotated[str, typer.Option(help="adam, adamw, sgd or momentum.")] = "adam",
     schedule: Annotated[str, typer.Option(help="cosine, warmup, exponential or constant.")] = "cosine",
-    loss: Annotated[str | None, typer.Option(help="As Keras names it; by default what fits.")] = None,
+    loss: Annotated[
+        str | None,
+        typer.Option(
+            help="As Keras names it, or what fits; reads logits where the model ends in no activation."
+        ),
+    ] = None,
     clip: Annotated[float, typer.Option(help="Largest norm of the gradients; 0 for any.", min=0.0)] = 1.0,
     patience: Annotated[
         int | None, typer.Option(help="Stop after so many epochs without a smaller held-out loss.", min=1)
@@ -162,7 +165,9 @@ def export(
     model: Annotated[Path, typer.Argument(help="A .keras file.")],
     out: Annotated[Path, typer.Argument(help="The .tflite to write.")],
     batch_size: Annotated[int, typer.Option(help="Rows of a batch; fixed in the file.", min=1)] = 16,
-    loss: Annotated[str, typer.Option(help="As Keras names it.")] = "sparse_categorical_crossentropy",
+    loss: Annotated[
+        str, typer.Option(help="As Keras names it; reads logits where the model ends in no activation.")
+    ] = "sparse_categorical_crossentropy",
     optimizer: Annotated[str, typer.Option(help="sgd, momentum, nesterov, adam or adamw.")] = "sgd",
     momentum: Annotated[float | None, typer.Option(help="Of momentum and nesterov.")] = None,
     clip: Annotated[float | None, typer.Option(help="Largest global norm of the gradients.")] = None,
@@ -182,13 +187,13 @@ def export(
         with console.status("reading the model"):
             keras_model = load(model)
         with console.status("converting"):
-            from .models import export_trainable
+            from .models import export_trainable, losses
 
             info = export_trainable(
                 keras_model,
                 out,
                 batch_size=batch_size,
-                loss=_reading_logits(loss, keras_model),
+                loss=losses.for_model(loss, keras_model),
                 optimizer=optimizer,
                 trainable=trainable,
                 variants=variants,
@@ -213,19 +218,6 @@ def load(path: Path) -> keras.Model:
     except (OSError, ValueError, TypeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelFileError(f"Expected a Keras model in {path}, received: {reason}") from error
-
-
-def _reading_logits(name: str, model: keras.Model) -> Loss:
-    """The loss of that name; where the model ends in no activation, a cross-entropy reads logits."""
-    import keras
-
-    from .models import losses
-
-    loss = losses.get(name)
-    ends_in = getattr(model.layers[-1], "activation", None)
-    if loss.activation is None or ends_in is not keras.activations.linear:
-        return loss
-    return dataclasses.replace(loss, from_logits=True)
 
 
 def show(info: TrainableInfo) -> None:

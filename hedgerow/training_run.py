@@ -153,7 +153,7 @@ def _train(
             batch_size=options.batch_size or task.training.batch_size,
             learning_rate=options.learning_rate or task.training.learning_rate,
             seed=options.seed,
-            loss=task.loss,
+            loss=losses.for_model(task.loss, model),
             optimizer=options.optimizer,
             schedule=options.schedule,
             clip=options.clip,

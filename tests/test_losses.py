@@ -415,3 +415,13 @@ def test_target_specs_and_label_counts() -> None:
     assert losses.get("ctc", max_label_length=5).target_spec([4, 9, 3]) == tf.TensorSpec([4, 5], tf.int32)
     assert losses.get("ctc").target_spec([4, 9, 3]) == tf.TensorSpec([4, 9], tf.int32)
     assert losses.get("ctc").label_count([4, 9, 3]) == 3
+
+
+@pytest.mark.parametrize("name", ["sparse_categorical_crossentropy", "bce", "mse"])
+@pytest.mark.parametrize("activation", ["sigmoid", None])
+def test_a_named_loss_reads_logits_where_the_model_ends_in_no_activation(
+    name: str, activation: str | None
+) -> None:
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, activation=activation)])
+    assert losses.for_model(name, model).from_logits == (activation is None and name != "mse")
+    assert losses.for_model(losses.BinaryCrossentropy(), model) == losses.BinaryCrossentropy()

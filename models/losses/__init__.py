@@ -1,6 +1,6 @@
 """Losses that run, forward and backward, inside a `.tflite` file."""
 
-from .catalogue import NAMES, get
+from .catalogue import NAMES, for_model, get
 from .crossentropy import BinaryCrossentropy, CategoricalCrossentropy, SparseCategoricalCrossentropy
 from .ctc import CTC
 from .embedding import Contrastive, Triplet
@@ -22,6 +22,7 @@ __all__ = [
     "Triplet",
     "WeightedLoss",
     "example_count",
+    "for_model",
     "get",
     "mask_rows",
     "weighted",

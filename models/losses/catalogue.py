@@ -58,6 +58,19 @@ def get(spec: str | Loss | keras.losses.Loss, **hyperparameters: Any) -> Loss:
     return spec
 
 
+def for_model(spec: str | Loss, model: keras.Model) -> Loss:
+    """The loss of `spec`; one that is only named reads logits where the model ends in no activation.
+
+    Raises:
+        LossError: There is no loss of that name.
+    """
+    loss = get(spec)
+    ends_in = getattr(model.layers[-1], "activation", None)
+    if not isinstance(spec, str) or loss.activation is None or ends_in is not keras.activations.linear:
+        return loss
+    return dataclasses.replace(loss, from_logits=True)
+
+
 def _build(name: str, hyperparameters: dict[str, Any]) -> Loss:
     if name not in _CLASSES:
         raise LossError(f"Expected one of {', '.join(NAMES)}, received loss {name!r}.")
