@@ -112,7 +112,7 @@ def test_killed_while_training_it_trains_again_and_answers_once(
 ) -> None:
     agent = make_agent()
     coordinator.wait(DeviceState, online=True)
-    ask(coordinator, offered, "t", config={"epochs": 60})
+    ask(coordinator, offered, "t", config={"epochs": 5000})
     coordinator.wait(Progress, step="train")
     agent.kill()
     agent.start()

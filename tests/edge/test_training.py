@@ -271,7 +271,7 @@ def test_the_agent_goes_on_where_it_was_killed_and_stands_back_while_it_trains(
     coordinator.wait(DeviceState, online=True)
 
     def ask() -> None:
-        config = {"epochs": 40, "learning-rate": 0.01}
+        config = {"epochs": 1000, "learning-rate": 0.01}
         coordinator.tell(Task, "d1", task="t", round=1, phase="train", config=config, **offered)
 
     ask()
