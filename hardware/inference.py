@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+try:
+    # `np.clip` itself comes to the ufunc by way of three functions.
+    from numpy._core.umath import clip as _clip  # type: ignore[attr-defined]
+except ImportError:
+    from numpy import clip as _clip
 
 from ..errors import TensorError
 from . import interpreter
@@ -155,8 +161,8 @@ def in_port(spec: TensorSpec, view: Callable[[], Array]) -> Callable[[Array], No
     Between two runs of a model nothing is in the processor's caches, so that steps count more than
     arithmetic does. Of `quantize`'s five, rounding, the zero point and the cast become one addition: a
     float32 between 2**23 and 2**24 has no bits after the point, is rounded half to even to get there, and has
-    the integer in its low bits. The numbers are whole arrays, or rows of a large input: numpy converts a
-    single one at each call, and takes the minimum with it without the processor's vectors.
+    the integer in its low bits, of which the lowest bytes are copied. The numbers are whole arrays, or rows
+    of a large input: numpy converts a single one at each call.
 
     Args:
         spec: The input.
@@ -173,23 +179,23 @@ def in_port(spec: TensorSpec, view: Callable[[], Array]) -> Callable[[Array], No
     row = next(spec.shape[axis:] for axis in axes if math.prod(spec.shape[axis:]) <= _ROW_AT_MOST)
     # Half to even is to be even before the zero point is added: an odd one has a step of its own.
     offset = np.int32(zero_point % 2)
-    numbers = (spec.scale, limits.min - zero_point, limits.max - zero_point, _MAGIC + zero_point - offset)
-    scale, lowest, highest, magic = (np.full(row, number, np.float32) for number in numbers)
+    scale, magic = (np.full(row, number, np.float32) for number in (spec.scale, _MAGIC + zero_point - offset))
+    lowest, highest = (np.array(number - zero_point, np.float32) for number in (limits.min, limits.max))
     scratch = np.empty(spec.shape, np.float32)
     bits = scratch.view(np.int32)
-    float32, divide, minimum, maximum, add = _FLOAT32, np.divide, np.minimum, np.maximum, np.add
+    integers = _low_bytes(scratch, spec.dtype)
+    float32, divide, add = _FLOAT32, np.divide, np.add
 
     def write(value: Array) -> None:
         if value.dtype is not float32:
             scratch[...] = value
             value = scratch
         divide(value, scale, scratch)
-        minimum(scratch, highest, out=scratch)
-        maximum(scratch, lowest, out=scratch)
+        _clip(scratch, lowest, highest, scratch)
         add(scratch, magic, scratch)
         if offset:
             add(bits, offset, bits)
-        view()[...] = bits
+        view()[...] = integers
 
     return write
 
@@ -206,13 +212,21 @@ def out_port(spec: TensorSpec, view: Callable[[], Array]) -> Callable[[], NDArra
     # An output of 8 bits has 256 values: to look them up is one step instead of three. Negative codes count
     # from the table's end, as the codes in it do.
     codes = np.arange(256, dtype=np.uint8).view(spec.dtype)
-    look_up: Callable[[Array], Any] = partial(dequantize(codes, spec).take, mode="wrap")
+    look_up = dequantize(codes, spec).take
+    places = np.empty(spec.shape, np.intp)
 
     def read() -> NDArray[np.float32]:
-        numbers: NDArray[np.float32] = look_up(view())
-        return numbers
+        places[...] = view()
+        return look_up(places)
 
     return read
+
+
+def _low_bytes(values: NDArray[np.float32], dtype: np.dtype[Any]) -> Array:
+    """The lowest bytes of each number's bits as an integer of one or two bytes; a view."""
+    each = 4 // dtype.itemsize
+    parts = values.view(dtype).reshape(*values.shape, each)
+    return parts[..., 0 if sys.byteorder == "little" else each - 1]
 
 
 def quantize(values: Array, spec: TensorSpec) -> Array:
