@@ -10,7 +10,7 @@ between the runtime's own tensors, filled with integers that are ready (`interpr
 quantization written in numpy (`by hand`: what a program without Hedgerow has to do for the same answer), and
 `Device.predict`, each with an interpreter of its own. A turn is 50 calls, as in a program that predicts again
 and again. With `--turn 1` each call comes after the other ways' calls, which leave the runtime's code in the
-caches and nothing of `Device.predict`'s own. `install` makes a bare environment with the wheel and [edge]
+caches and nothing of `Device.predict`'s own. `install` makes a bare environment with the wheel and [edge].
 """
 
 from __future__ import annotations
