@@ -95,9 +95,18 @@ def batched_product(a: tf.Tensor, b: tf.Tensor, *, transpose_b: bool = False) ->
     return tf.reshape(batch, [rows, columns])
 
 
-def with_bias(weights: CellWeights) -> tf.Tensor:
-    """Stacks recurrent weights, kernel and bias: ``[units + features + 1, gates * units]``."""
+def turned(*parts: tf.Tensor) -> tf.Tensor:
+    """Stacks matrices of equal width and transposes the stack: ``[width, rows of all]``.
+
+    Each is transposed before they are joined. Were it the last step, the converter would make a flag of the
+    product of it, and the weights would be transposed again at every time step.
+    """
+    return tf.concat([tf.transpose(part) for part in parts], 1)
+
+
+def turned_with_bias(weights: CellWeights) -> tf.Tensor:
+    """Stacks recurrent weights, kernel and bias, transposed: ``[gates * units, units + features + 1]``."""
     bias = weights.bias
     if bias is None:
         bias = tf.zeros([weights.kernel.shape[1]], weights.kernel.dtype)
-    return tf.concat([weights.recurrent, weights.kernel, tf.reshape(bias, [1, -1])], 0)
+    return turned(weights.recurrent, weights.kernel, tf.reshape(bias, [1, -1]))

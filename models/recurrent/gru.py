@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import tensorflow as tf
 
 from .activation import Activation
-from .formula import CellWeights, Step, Tensors, batched_product, product, with_bias
+from .formula import CellWeights, Step, Tensors, batched_product, product, turned, turned_with_bias
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +42,8 @@ class GruResetAfterFormula:
         both = tf.concat([bias[:1, : 2 * units] + bias[1:, : 2 * units], bias[1:, 2 * units :]], 1)
         zero = tf.zeros([kernel.shape[0], units], kernel.dtype)
         inputs = tf.concat([kernel[:, : 2 * units], zero], 1)
-        recurrent = tf.concat([weights.recurrent, inputs, both], 0)
-        candidate = tf.concat([kernel[:, 2 * units :], bias[:1, 2 * units :]], 0)
-        return tf.transpose(recurrent), tf.transpose(candidate)
+        candidate = turned(kernel[:, 2 * units :], bias[:1, 2 * units :])
+        return turned(weights.recurrent, inputs, both), candidate
 
     def backward_weights(self, weights: CellWeights) -> Tensors:
         """Takes the recurrent weights as they are."""
@@ -116,7 +115,7 @@ class GruResetBeforeFormula:
 
     def forward_weights(self, weights: CellWeights) -> Tensors:
         """Arranges the weights of z and r, and those of the candidate, each with their bias."""
-        columns = tf.transpose(with_bias(weights))
+        columns = turned_with_bias(weights)
         return columns[: 2 * self.units], columns[2 * self.units :]
 
     def backward_weights(self, weights: CellWeights) -> Tensors:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import tensorflow as tf
 
 from .activation import Activation
-from .formula import CellWeights, Step, Tensors, batched_product, product, with_bias
+from .formula import CellWeights, Step, Tensors, batched_product, product, turned_with_bias
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,8 @@ class LstmFormula:
 
     def forward_weights(self, weights: CellWeights) -> Tensors:
         """Arranges all weights as one matrix ``[4 * units, units + features + 1]``."""
-        return (tf.transpose(self._swap(with_bias(weights))),)
+        rows, units = turned_with_bias(weights), self.units
+        return (tf.concat([rows[: 2 * units], rows[3 * units :], rows[2 * units : 3 * units]], 0),)
 
     def backward_weights(self, weights: CellWeights) -> Tensors:
         """Arranges the recurrent weights as ``[units, 4 * units]``."""

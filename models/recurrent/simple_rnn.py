@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import tensorflow as tf
 
 from .activation import Activation
-from .formula import CellWeights, Step, Tensors, batched_product, product, with_bias
+from .formula import CellWeights, Step, Tensors, batched_product, product, turned_with_bias
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class SimpleRnnFormula:
 
     def forward_weights(self, weights: CellWeights) -> Tensors:
         """Arranges all weights as one matrix ``[units, units + features + 1]``."""
-        return (tf.transpose(with_bias(weights)),)
+        return (turned_with_bias(weights),)
 
     def backward_weights(self, weights: CellWeights) -> Tensors:
         """Takes the recurrent weights as they are."""
