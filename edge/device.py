@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -22,8 +22,8 @@ from .release import Installed, ReleaseStore
 from .sample_store import SampleStore
 
 CONFIG_NAME = "agent.toml"
-# A program that predicts without a pause does not ask the system at every call.
-_LOOK_SECONDS = 0.01
+# A program that predicts without a pause does not ask the disk at every call.
+LOOK_SECONDS = 0.01
 logger = logging.getLogger(__name__)
 
 
@@ -40,12 +40,11 @@ class Device:
     def __init__(self, folder: str | Path) -> None:
         self._config = AgentConfig.load(Path(folder) / CONFIG_NAME)
         self._releases = ReleaseStore.of_device(self._config)
-        self._version: Callable[[], bytes] = self._releases.state_file.version
         self._lock = threading.Lock()
         self._samples: SampleStore | None = None
         self._serving: Serving | None = None
         self._serving_is_proven = True
-        self._seen = b""
+        self._seen = (0, 0)
         self._look_again = 0.0
         self._unreadable = ""
 
@@ -72,9 +71,8 @@ class Device:
         with self._lock:
             serving, now = self._serving, monotonic()
             if serving is None or now >= self._look_again:
-                self._look_again = now + _LOOK_SECONDS
-                if serving is None or self._version() != self._seen:
-                    serving = self._current()
+                self._look_again = now + LOOK_SECONDS
+                serving = self._current()
             try:
                 outputs = serving.inference.predict(examples)
             except InterpreterError as error:
@@ -103,8 +101,6 @@ class Device:
         """Frees the model and closes the samples."""
         with self._lock:
             self._leave()
-            self._version = self._releases.state_file.version
-            self._releases.state_file.close()
             if self._samples is not None:
                 self._samples.close()
                 self._samples = None
@@ -128,9 +124,8 @@ class Device:
 
     def _current(self) -> Serving:
         """The model that serves; `current.json` is read again only when it may have changed."""
-        self._version = self._releases.state_file.watch()
-        version = self._version()
-        if self._serving is None or version != self._seen:
+        stamp = self._releases.state_file.stamp()
+        if self._serving is None or stamp != self._seen:
             try:
                 current = self._releases.state().current
             except OSError as error:
@@ -141,7 +136,7 @@ class Device:
                 return self._serving
             self._unreadable = ""
             self._serving = self._refreshed(current)
-            self._seen = version
+            self._seen = stamp
         return self._serving
 
     def _say_unreadable(self, release: str, error: str) -> None:

@@ -47,8 +47,6 @@ class Installer:
         self._told = self._state()
         self._postponed: tuple[bytes, float] | None = None
         self._measured = count_samples(self._samples, "test")
-        # Killed between the swap and saying so, the last agent left programs with the release before.
-        self._store.state_file.announce()
 
     def judge(self, signed: bytes) -> ReleaseJudged | ReleaseRefused | None:
         """Whether the release may run here, and the blobs of its files; None if it is not for us now."""

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -82,28 +79,24 @@ class ReleaseState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StateFile:
-    """`current.json`, and a counter beside it that says when to read it again.
+    """`current.json`.
 
-    The file is replaced as a whole, after every file it names is on disk, so that at any moment, also after a
-    crash, it names a release that was verified and passed its test. The counter is kept open: to read its
-    eight bytes costs a program that predicts a fraction of what finding `current.json` does. (Mapped into
-    memory it would cost less still, and end the program if anything cut the file short.)
+    It is replaced as a whole, after every file it names is on disk, so that at any moment, also after a
+    crash, it names a release that was verified and passed its test.
 
     Args:
-        folder: Where both lie; it exists.
+        folder: Where it lies; it exists.
     """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "current.json"
-        self._counter = folder / "changes"
-        self._open: int | None = None
 
     def read(self) -> ReleaseState:
-        """What serves now; from a damaged file, what the releases' own folders tell."""
+        """What serves now; without the file, or from a damaged one, what the releases' own folders tell."""
         try:
             return msgspec.json.decode(self.path.read_bytes(), type=ReleaseState)
         except FileNotFoundError:
-            return ReleaseState()
+            return self._recovered()
         except msgspec.MsgspecError as error:
             recovered = self._recovered()
             logger.error("%s is damaged (%s): found %s", self.path, error, recovered.current)
@@ -114,34 +107,14 @@ class StateFile:
     def write(self, state: ReleaseState) -> None:
         """Changes what serves. Durable on return, and known to every program from then on."""
         write_durably(self.path, msgspec.json.encode(state))
-        self.announce()
 
-    def announce(self) -> None:
-        """Has every program read the file again."""
-        handle = os.open(self._counter, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            count = int.from_bytes(os.pread(handle, 8, 0), "little")
-            os.pwrite(handle, (count + 1).to_bytes(8, "little"), 0)
-        finally:
-            os.close(handle)
-
-    def version(self) -> bytes:
+    def stamp(self) -> tuple[int, int]:
         """Another value whenever the file may have changed."""
-        if self._open is None:
-            with contextlib.suppress(OSError):
-                self._open = os.open(self._counter, os.O_RDONLY | os.O_CLOEXEC)
-        return self._stamp() if self._open is None else os.pread(self._open, 8, 0)
-
-    def watch(self) -> Callable[[], bytes]:
-        """What `version` gives, to be asked often; until `close`."""
-        self.version()
-        return self.version if self._open is None else partial(os.pread, self._open, 8, 0)
-
-    def close(self) -> None:
-        """Lets go of the counter."""
-        if self._open is not None:
-            os.close(self._open)
-            self._open = None
+        try:
+            found = self.path.stat()
+        except OSError:
+            return 0, 0
+        return found.st_ino, found.st_mtime_ns
 
     def _recovered(self) -> ReleaseState:
         """The two newest releases that were tried and passed."""
@@ -153,11 +126,3 @@ class StateFile:
         current, previous = (*found, None, None)[:2]
         highest = current.version if current is not None else "0.0.0"
         return ReleaseState(current=current, previous=previous, highest=highest)
-
-    def _stamp(self) -> bytes:
-        """What the disk says of the file, where there is no counter yet."""
-        try:
-            found = self.path.stat()
-        except FileNotFoundError:
-            return b""
-        return f"{found.st_ino} {found.st_mtime_ns}".encode()

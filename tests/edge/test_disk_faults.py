@@ -189,8 +189,7 @@ def test_an_agent_that_cannot_write_its_folder_is_one_clear_line(disk: Path, bro
 
 _BREAKS = {
     "current.json cut": lambda state: (state / "releases" / "current.json").write_bytes(b'{"current": {"rel'),
-    "counter gone": lambda state: (state / "releases" / "changes").unlink(),
-    "counter cut": lambda state: (state / "releases" / "changes").write_bytes(b"1"),
+    "current.json gone": lambda state: (state / "releases" / "current.json").unlink(),
     "spool a picture": lambda state: (state / "spool.db").write_bytes(b"\x89PNG" * 5000),
 }
 

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from hedgerow.cli import app
 from hedgerow.edge import Device
+from hedgerow.edge.device import LOOK_SECONDS
 from hedgerow.errors import ManifestError, PublicationError
 from hedgerow.protocol import manifest as manifests
 from hedgerow.protocol.link import Broker, Connected, LinkEvent, MqttLink, Received
@@ -122,10 +123,12 @@ def test_publish_install_promote_and_roll_back(
         (offer,) = hedgerow(config, "promote")
         assert (offer["channel"], offer["release"]) == ("stable", "shapes-1.1.0")
         wait_for_release(coordinator, "shapes-1.1.0")
+        time.sleep(LOOK_SECONDS)
         np.testing.assert_allclose(device.predict(x), model.inference["second_output"], atol=1e-5)
         (offer,) = hedgerow(config, "rollback")
         assert (offer["release"], offer["content"]) == ("shapes-1.1.1", "shapes-1.0.0")
         wait_for_release(coordinator, "shapes-1.1.1")
+        time.sleep(LOOK_SECONDS)
         np.testing.assert_allclose(device.predict(x), model.inference["first_output"], atol=1e-5)
     listed = hedgerow(config, "list", "--devices")
     assert [(one["channel"], one["release"], one["offered"]) for one in listed[:-1]] == [

@@ -20,6 +20,7 @@ import pytest
 
 from hedgerow.edge import Device
 from hedgerow.edge.config import AgentConfig
+from hedgerow.edge.device import LOOK_SECONDS
 from hedgerow.edge.release import ReleaseStore
 from hedgerow.edge.release.installer import RETRY_SECONDS, Installer
 from hedgerow.edge.release.store import TRIALS_AT_MOST
@@ -128,25 +129,25 @@ def test_what_is_no_example_is_refused_and_the_next_one_answered(
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone"])
-def test_a_damaged_counter_of_changes_ends_no_running_program(
+def test_a_damaged_state_ends_no_running_program(
     folder: Path, store: ReleaseStore, publisher: Publisher, damage: str
 ) -> None:
     store.install(*publisher.release("1.0.0"))
-    x = publisher.model.inference["x"]
-    counter = folder / "state" / "releases" / "changes"
+    x, path = publisher.model.inference["x"], store.state_file.path
     with Device(folder) as device:
         device.predict(x)
         if damage == "cut":
-            os.truncate(counter, 0)
+            os.truncate(path, 20)
         else:
-            counter.unlink()
+            path.unlink()
+        time.sleep(LOOK_SECONDS)
         np.testing.assert_allclose(device.predict(x), answer(publisher, "first"), atol=1e-5)
-        if damage == "cut":
-            store.install(*publisher.release("1.1.0", "second"))
-            np.testing.assert_allclose(device.predict(x), answer(publisher, "second"), atol=1e-5)
+        store.install(*publisher.release("1.1.0", "second"))
+        time.sleep(LOOK_SECONDS)
+        np.testing.assert_allclose(device.predict(x), answer(publisher, "second"), atol=1e-5)
 
 
-def test_a_new_release_serves_from_the_next_call_on(
+def test_a_new_release_serves_after_the_next_look(
     folder: Path, store: ReleaseStore, publisher: Publisher
 ) -> None:
     x = publisher.model.inference["x"]
@@ -154,6 +155,7 @@ def test_a_new_release_serves_from_the_next_call_on(
     with Device(folder) as device:
         np.testing.assert_allclose(device.predict(x), answer(publisher, "first"), atol=1e-5)
         store.install(*publisher.release("1.1.0", "second"))
+        time.sleep(LOOK_SECONDS)
         np.testing.assert_allclose(device.predict(x), answer(publisher, "second"), atol=1e-5)
         assert device.release == "shapes-1.1.0"
     state = store.state()
@@ -241,13 +243,14 @@ def test_a_state_that_cannot_be_read_stops_no_inference(
         content = path.read_bytes()
         path.unlink()
         path.mkdir()
-        store.state_file.announce()
+        time.sleep(LOOK_SECONDS)
         np.testing.assert_allclose(device.predict(x), answer(publisher, "first"), atol=1e-5)
         with Device(folder) as another, pytest.raises(NoReleaseError, match="directory"):
             another.predict(x)
         path.rmdir()
         path.write_bytes(content)
         store.install(*publisher.release("1.1.0", "second"))
+        time.sleep(LOOK_SECONDS)
         np.testing.assert_allclose(device.predict(x), answer(publisher, "second"), atol=1e-5)
 
 
