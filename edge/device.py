@@ -176,6 +176,7 @@ class Device:
             delegate=delegate_for(installed.accelerator, library=self._config.delegate)
             if installed.accelerator
             else None,
+            float_ports=not installed.accelerator,
         )
 
     def _replaced(self, failed: Serving, reason: str) -> Serving:

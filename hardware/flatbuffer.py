@@ -35,10 +35,15 @@ class Table:
         place = self._place(field)
         return default if place is None else int(struct.unpack_from("<" + code, self.data, place)[0])
 
+    def target(self, field: int) -> int | None:
+        """The position of what a field refers to."""
+        place = self._place(field)
+        return None if place is None else self._follow(place)
+
     def table(self, field: int) -> Table | None:
         """A table that this one points to."""
-        place = self._place(field)
-        return None if place is None else Table(self.data, self._follow(place))
+        position = self.target(field)
+        return None if position is None else Table(self.data, position)
 
     def tables(self, field: int) -> Iterator[Table]:
         """The tables of a vector of tables."""

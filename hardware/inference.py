@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -12,22 +10,14 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-try:
-    # `np.clip` itself comes to the ufunc by way of three functions.
-    from numpy._core.umath import clip as _clip  # type: ignore[attr-defined]
-except ImportError:
-    from numpy import clip as _clip
-
 from ..errors import TensorError
 from . import interpreter
 from .delegates import Delegate
+from .float_ports import with_float_ports
 from .interpreter import Binding, SignatureSpec, TensorSpec
 from .runtime import RuntimeName
 
 Array = NDArray[Any]
-# 1.5 * 2**23: the middle of the float32 numbers whose last bit is 1.
-_MAGIC = 12_582_912
-_ROW_AT_MOST = 1 << 14
 _FLOAT32 = np.dtype(np.float32)
 Outputs = tuple[NDArray[np.float32], ...]
 Run = Callable[..., Outputs]
@@ -35,6 +25,12 @@ Run = Callable[..., Outputs]
 
 class Inference:
     """A model file that takes and gives real numbers, one example at a time.
+
+    Args:
+        source: Path of the file, or its bytes.
+        runtime: As in `interpreter.load`; also the others.
+        float_ports: The runtime itself quantizes, where it can: quicker, and rounded as its QUANTIZE operator
+            does, which on a number in the middle between two codes may differ from `quantize` by one.
 
     Attributes:
         signature: The signature that is run: `infer`, or the only one.
@@ -49,7 +45,11 @@ class Inference:
         num_threads: int = 1,
         reference_kernels: bool = False,
         delegate: Delegate | None = None,
+        float_ports: bool = False,
     ) -> None:
+        if float_ports:
+            whole = source if isinstance(source, bytes) else Path(source).read_bytes()
+            source = with_float_ports(whole) or source
         self._interpreter = interpreter.load(
             source,
             runtime=runtime,
@@ -156,77 +156,30 @@ def in_place(spec: SignatureSpec, binding: Binding) -> Run:
 
 
 def in_port(spec: TensorSpec, view: Callable[[], Array]) -> Callable[[Array], None]:
-    """Writes real numbers `[1, ...]` into an input of the runtime, quantized to the bits of `quantize`.
-
-    Between two runs of a model nothing is in the processor's caches, so that steps count more than
-    arithmetic does. Of `quantize`'s five, rounding, the zero point and the cast become one addition: a
-    float32 between 2**23 and 2**24 has no bits after the point, is rounded half to even to get there, and has
-    the integer in its low bits, of which the lowest bytes are copied. The numbers are whole arrays, or rows
-    of a large input: numpy converts a single one at each call.
+    """Writes real numbers `[1, ...]` into an input of the runtime.
 
     Args:
         spec: The input.
         view: Gives the runtime's array of it.
     """
-    if spec.scale == 0.0 or spec.dtype.kind not in "iu" or spec.dtype.itemsize > 2:
-
-        def write_plain(value: Array) -> None:
-            view()[...] = value if spec.scale == 0.0 else quantize(value, spec)
-
-        return write_plain
-    limits, zero_point = np.iinfo(spec.dtype), spec.zero_point
-    axes = range(len(spec.shape) + 1)
-    row = next(spec.shape[axis:] for axis in axes if math.prod(spec.shape[axis:]) <= _ROW_AT_MOST)
-    # Half to even is to be even before the zero point is added: an odd one has a step of its own.
-    offset = np.int32(zero_point % 2)
-    scale, magic = (np.full(row, number, np.float32) for number in (spec.scale, _MAGIC + zero_point - offset))
-    lowest, highest = (np.array(number - zero_point, np.float32) for number in (limits.min, limits.max))
-    scratch = np.empty(spec.shape, np.float32)
-    bits = scratch.view(np.int32)
-    integers = _low_bytes(scratch, spec.dtype)
-    float32, divide, add = _FLOAT32, np.divide, np.add
 
     def write(value: Array) -> None:
-        if value.dtype is not float32:
-            scratch[...] = value
-            value = scratch
-        divide(value, scale, scratch)
-        _clip(scratch, lowest, highest, scratch)
-        add(scratch, magic, scratch)
-        if offset:
-            add(bits, offset, bits)
-        view()[...] = integers
+        view()[...] = value
 
-    return write
+    def write_quantized(value: Array) -> None:
+        view()[...] = quantize(value, spec)
+
+    return write if spec.scale == 0.0 else write_quantized
 
 
 def out_port(spec: TensorSpec, view: Callable[[], Array]) -> Callable[[], NDArray[np.float32]]:
-    """Reads an output of the runtime as real numbers, as `dequantize` does; a copy.
+    """Reads an output of the runtime as real numbers; a copy.
 
     Args:
         spec: The output.
         view: Gives the runtime's array of it.
     """
-    if spec.scale == 0.0 or spec.dtype.kind not in "iu" or spec.dtype.itemsize != 1:
-        return lambda: dequantize(view(), spec)
-    # An output of 8 bits has 256 values: to look them up is one step instead of three. Negative codes count
-    # from the table's end, as the codes in it do.
-    codes = np.arange(256, dtype=np.uint8).view(spec.dtype)
-    look_up = dequantize(codes, spec).take
-    places = np.empty(spec.shape, np.intp)
-
-    def read() -> NDArray[np.float32]:
-        places[...] = view()
-        return look_up(places)
-
-    return read
-
-
-def _low_bytes(values: NDArray[np.float32], dtype: np.dtype[Any]) -> Array:
-    """The lowest bytes of each number's bits as an integer of one or two bytes; a view."""
-    each = 4 // dtype.itemsize
-    parts = values.view(dtype).reshape(*values.shape, each)
-    return parts[..., 0 if sys.byteorder == "little" else each - 1]
+    return lambda: dequantize(view(), spec)
 
 
 def quantize(values: Array, spec: TensorSpec) -> Array:

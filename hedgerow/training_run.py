@@ -220,7 +220,8 @@ def _write(
     history = msgspec.json.decode((options.folder / "backup" / "history.json").read_bytes())
     drawn.append(pictures.draw_curves(history, options.folder / "curves.svg"))
     drawn.append(pictures.draw_filters(model, options.folder / "filters.svg"))
-    drawn.append(pictures.draw_feature_maps(model, test.x[0], options.folder / "feature-maps.svg"))
+    first = test.take(np.arange(1)).inputs
+    drawn.append(pictures.draw_feature_maps(model, first, options.folder / "feature-maps.svg"))
     if task.draw is not None:
         drawn.append(task.draw(model, test, options.folder))
     if task.measure is not None:

@@ -56,22 +56,23 @@ def draw_translations(
 
 
 def draw_glances(model: keras.Model, examples: Dataset, path: Path) -> Path:
-    """A row for each of a few pictures, a column for each word, bright where the model looked at that word.
+    """A row for each of a few pictures, a column for each word, green where the model looked at that word.
 
     The places are the cells of a square grid over the picture, row by row.
     """
     words, shares = written(model, examples)
     longest = max(_length(sentence) for sentence in words)
-    figure = Figure(figsize=(1.25 * longest, 1.55 * len(words)), layout="constrained")
+    figure = Figure(figsize=(1.25 * longest, 1.5 * len(words) + 0.4), layout="constrained")
+    figure.suptitle("what the model writes, and where it looks at each word", fontsize=10)
     side = round(shares.shape[2] ** 0.5)
     height, width = examples.x.shape[1:3]
     for row, (picture, sentence) in enumerate(zip(examples.x, words, strict=True)):
         for column, word in enumerate(sentence[: _length(sentence)]):
             axes = figure.add_subplot(len(words), longest, row * longest + column + 1)
-            axes.imshow(picture[..., 0], cmap="gray")
+            axes.imshow(picture[..., 0], cmap="gray_r")
             looked = shares[row, column].reshape(side, side)
-            extent = (-0.5, width - 0.5, height - 0.5, -0.5)
-            axes.imshow(looked, cmap="inferno", alpha=0.6, extent=extent, interpolation="bilinear", vmin=0)
+            cells = np.kron(looked / looked.max(), np.ones((height // side, width // side)))
+            axes.imshow(np.ones_like(cells), cmap="summer", vmin=0, vmax=2, alpha=0.7 * cells)
             axes.set(xticks=[], yticks=[])
             axes.set_title(examples.labels[word], fontsize=8)
     return save(figure, path)

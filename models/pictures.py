@@ -62,15 +62,15 @@ def draw_filters(model: keras.Model, path: Path) -> Path | None:
     return save(_grid(pictures, f"filters of {layer.name}", "gray", shared=True), path)
 
 
-def draw_feature_maps(model: keras.Model, example: Array, path: Path) -> Path | None:
+def draw_feature_maps(model: keras.Model, inputs: Array | list[Array], path: Path) -> Path | None:
     """What each layer makes of one example; None where no layer gives maps.
 
     Args:
-        model: A built model with one input.
-        example: [...], without the batch.
+        model: A built model.
+        inputs: [1, ...], or one such array for each input of the model.
         path: Where to.
     """
-    maps = _feature_maps(model, example)
+    maps = _feature_maps(model, inputs)
     if not maps:
         return None
     widest = min(MOST_MAPS, max(len(pictures) for _, pictures in maps))
@@ -122,7 +122,7 @@ def leaves(model: keras.Model) -> list[keras.layers.Layer]:
     return [one for one in model._flatten_layers() if not list(one._flatten_layers(include_self=False))]
 
 
-def _feature_maps(model: keras.Model, example: Array) -> list[tuple[str, Array]]:
+def _feature_maps(model: keras.Model, inputs: Array | list[Array]) -> list[tuple[str, Array]]:
     """Each layer's name and its maps, [maps, height, width]; a series' features are maps of height 1."""
     chosen = [
         (layer, output)
@@ -132,9 +132,9 @@ def _feature_maps(model: keras.Model, example: Array) -> list[tuple[str, Array]]
         and output is not None
         and 3 <= len(output.shape) <= 5
     ][:MOST_LAYERS]
-    if not chosen or len(model.inputs) != 1:
+    if not chosen:
         return []
-    outputs = keras.Model(model.inputs, [output for _, output in chosen]).predict_on_batch(example[None])
+    outputs = keras.Model(model.inputs, [output for _, output in chosen]).predict_on_batch(inputs)
     outputs = outputs if isinstance(outputs, list) else [outputs]
     found = []
     for (layer, _), values in zip(chosen, outputs, strict=True):

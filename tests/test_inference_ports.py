@@ -41,15 +41,6 @@ def test_an_input_is_quantized_in_place(spec: TensorSpec, codes: list[float], dt
     np.testing.assert_array_equal(values, kept)
 
 
-@pytest.mark.parametrize("shape", [(1, 200, 100, 3), (1, 40_000)])
-def test_a_large_input_is_quantized_row_by_row(shape: tuple[int, ...]) -> None:
-    spec = TensorSpec(shape, np.dtype(np.int8), 0.037, -5)
-    memory = np.zeros(shape, np.int8)
-    values = np.random.default_rng(2).normal(scale=3.0, size=shape).astype(np.float32)
-    in_port(spec, lambda: memory)(values)
-    np.testing.assert_array_equal(memory, quantize(values, spec))
-
-
 @given(
     numbers=arrays(np.float32, (1, 6), elements=st.floats(width=32, allow_nan=False)),
     scale=st.floats(2.0**-20, 2.0**10, width=32),

@@ -318,6 +318,22 @@ def test_page_takes_any_number_of_devices(devices: int) -> None:
     assert Elements(reports.html(sample(per_device=many))).text.count("device-00") == 2
 
 
+@pytest.mark.parametrize("classes", [15, 16, 40])
+def test_tables_of_many_classes_take_the_whole_width(classes: int) -> None:
+    labels = tuple(f"class {number}" for number in range(classes))
+    matrix = tuple(tuple(int(row == column) for column in range(classes)) for row in range(classes))
+    confusion = reports.Confusion(
+        central_float=matrix, central_int8=matrix, federated_float=matrix, federated_int8=matrix
+    )
+    devices = tuple(msgspec.structs.replace(one, class_counts=(1,) * classes) for one in sample().per_device)
+    record = sample(
+        labels=labels, central_class_counts=(2,) * classes, per_device=devices, confusion=confusion
+    )
+    page = reports.html(record)
+    assert page.count('<figure class="wide">') == (5 if classes > 15 else 0)
+    assert page.count("rotate(-90)") >= (5 * classes if classes > 15 else 0)
+
+
 def test_same_record_gives_the_same_page(page: str) -> None:
     assert reports.html(sample()) == page
 

@@ -37,7 +37,11 @@ def carry_out(trial: Trial) -> Verdict:
     """
     delegate = delegate_for(trial.target, library=trial.library)
     with Inference(
-        Path(trial.model), runtime=trial.runtime, num_threads=trial.num_threads, delegate=delegate
+        Path(trial.model),
+        runtime=trial.runtime,
+        num_threads=trial.num_threads,
+        delegate=delegate,
+        float_ports=delegate is None,
     ) as inference:
         if trial.golden:
             compare(inference, Path(trial.golden), trial.answers)

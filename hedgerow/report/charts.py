@@ -23,7 +23,9 @@ from .record import Report
 INK, BEFORE, AFTER = "#010101", "#020202", "#030303"
 PAGE_COLOURS = {INK: "currentColor", BEFORE: "var(--before)", AFTER: "var(--after)"}
 WIDTH_INCHES = 5.2
+WIDE_INCHES = 11.0
 ROW_INCHES = 0.3
+MANY_CLASSES = 15
 STYLE = {
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
@@ -62,7 +64,7 @@ def accuracy_per_round(report: Report) -> str:
         if on_devices:
             axes.plot(*zip(*on_devices, strict=True), "--", color=INK, alpha=0.6, label="devices' own tests")
         axes.set_xlabel("round (0: the central model)")
-        axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=1, symbol=" %"))
         _finish_rounds(axes)
 
     return _picture("accuracy-per-round", 3.8, draw)
@@ -97,7 +99,8 @@ def before_and_after(name: str, rows: Sequence[tuple[str, float, float]], *, per
 
     def draw(axes: Axes) -> None:
         axes.hlines(heights, before, after, color=INK, alpha=0.3, linewidth=3)
-        axes.plot(before, heights, "o", color=BEFORE, label="before")
+        # Larger, so that it is seen around the other where nothing changed.
+        axes.plot(before, heights, "o", color=BEFORE, markersize=9, label="before")
         axes.plot(after, heights, "o", color=AFTER, label="after")
         axes.set_yticks(heights, [row[0] for row in rows])
         axes.set_ylim(len(rows) - 0.5, -0.5)
@@ -108,6 +111,11 @@ def before_and_after(name: str, rows: Sequence[tuple[str, float, float]], *, per
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
 
     return _picture(name, 0.9 + ROW_INCHES * len(rows), draw)
+
+
+def is_wide(labels: Sequence[str]) -> bool:
+    """Whether a table with a column per class takes the whole width of the page."""
+    return len(labels) > MANY_CLASSES
 
 
 def samples_per_class(report: Report) -> str:
@@ -121,7 +129,7 @@ def samples_per_class(report: Report) -> str:
         axes.set_yticks(np.arange(len(names)), names)
         _class_ticks(axes, report.labels)
 
-    return _picture("samples-per-class", 1.1 + ROW_INCHES * len(names), draw)
+    return _picture("samples-per-class", 1.1 + ROW_INCHES * len(names), draw, wide=is_wide(report.labels))
 
 
 def examples_per_device(report: Report) -> str:
@@ -157,7 +165,8 @@ def confusion(name: str, matrix: Sequence[Sequence[int]], labels: Sequence[str])
         axes.set_xlabel("taken for")
         _class_ticks(axes, labels)
 
-    return _picture(name, WIDTH_INCHES * 0.85, draw)
+    wide = is_wide(labels)
+    return _picture(name, (WIDE_INCHES if wide else WIDTH_INCHES) * 0.85, draw, wide=wide)
 
 
 def _finish_rounds(axes: Axes) -> None:
@@ -185,17 +194,19 @@ def _cells(axes: Axes, counts: npt.NDArray[np.int64], shades: npt.NDArray[np.flo
 
 
 def _class_ticks(axes: Axes, labels: Sequence[str]) -> None:
-    short = max(map(len, labels)) <= 3
+    short, wide = max(map(len, labels)) <= 3, is_wide(labels)
+    rotation = 90 if wide else 0 if short else 40
     axes.set_xticks(
-        np.arange(len(labels)), labels, rotation=0 if short else 40, ha="center" if short else "right"
+        np.arange(len(labels)), labels, rotation=rotation, ha="center" if wide or short else "right"
     )
 
 
-def _picture(name: str, height_inches: float, draw: Callable[[Axes], None]) -> str:
+def _picture(name: str, height_inches: float, draw: Callable[[Axes], None], *, wide: bool = False) -> str:
     """What `draw` draws, as an <svg> element whose ids begin with `name`."""
     page = io.StringIO()
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
-        figure = Figure(figsize=(WIDTH_INCHES, height_inches), layout="constrained")
+        width_inches = WIDE_INCHES if wide else WIDTH_INCHES
+        figure = Figure(figsize=(width_inches, height_inches), layout="constrained")
         draw(figure.add_subplot())
         figure.savefig(page, format="svg", transparent=True, metadata={"Date": None})
     svg = page.getvalue()

@@ -15,11 +15,15 @@ from .record import Report
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A picture with the words below it. `svg` is markup made here, not escaped."""
+    """A picture with the words below it, as wide as the page or half of it.
+
+    `svg` is markup made here, not escaped.
+    """
 
     title: str
     caption: str
     svg: str
+    wide: bool = False
 
 
 def write(report: Report, folder: Path) -> None:
@@ -77,6 +81,7 @@ def _accuracy_pictures(report: Report) -> list[Picture]:
             "Training examples per class and device",
             "An example on a device never leaves it. The deeper the colour, the more.",
             charts.samples_per_class(report),
+            wide=charts.is_wide(report.labels),
         ),
     ]
     if report.per_group:
@@ -133,6 +138,7 @@ def _confusions(report: Report) -> list[Picture]:
                         f"{form}, {words}",
                         f"{_percent(getattr(report.accuracy, f'{stage}_{form}'))} right.",
                         charts.confusion(f"confusion-{stage}-{form}", matrix, report.labels),
+                        wide=charts.is_wide(report.labels),
                     )
                 )
     return pictures
