@@ -315,7 +315,8 @@ def measure_predict(folder: Path, file: Path, *, calls: int, turn: int, title: s
             "by hand": lambda: dequantize(run(second, quantize(x, taken)), given),
             "Device.predict": lambda: device.predict(x),
         }
-        np.testing.assert_array_equal(ways["by hand"](), ways["Device.predict"]())
+        # On a tie the runtime rounds an input to the other neighbour than numpy.
+        np.testing.assert_allclose(ways["by hand"](), ways["Device.predict"](), atol=4 * given.scale)
         times: dict[str, list[float]] = {way: [] for way in ways}
         turns = list(ways.items())
         chance = Random(0)

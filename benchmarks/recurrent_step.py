@@ -5,6 +5,10 @@
 Each contender runs in a process of its own with one thread; all take turns, a few steps at a time, so that
 whatever else the machine does meets all of them alike. A ratio is the median of Keras's better way (a
 traced graph, or XLA) over the contender's median.
+
+`products` is no training step: it is what every way of writing one has to wait for, the matrix products of
+the recurrence, forward and back, one after the other, and that of the weights' gradient, without any gate.
+Its ratio is therefore above what a file can reach on that runtime.
 """
 
 from __future__ import annotations
@@ -76,6 +80,35 @@ def export(units: int, steps: int, unrolled_steps: int, file: Path) -> float:
     return time.perf_counter() - start
 
 
+def export_products(units: int, steps: int, file: Path) -> None:
+    """Writes a file with the products of a step and nothing else."""
+    import tensorflow as tf
+
+    module = tf.Module()
+    # Forward and back again is the identity: the numbers stay as they are, however many steps there are.
+    turn = np.linalg.qr(np.random.default_rng(0).normal(size=(4 * units, units)))[0].astype("float32")
+    module.forward, module.backward = tf.Variable(turn), tf.Variable(turn.T)
+
+    def train(states: tf.Tensor, operands: tf.Tensor, gates: tf.Tensor) -> dict[str, tf.Tensor]:
+        forward, backward = tf.convert_to_tensor(module.forward), tf.convert_to_tensor(module.backward)
+        for _ in range(steps):
+            states = backward @ (forward @ states)
+        return {"states": states, "gradient": tf.matmul(operands, gates, transpose_b=True)}
+
+    shapes = {
+        "states": [units, BATCH],
+        "operands": [1, units + FEATURES + 1, steps * BATCH],
+        "gates": [1, 4 * units, steps * BATCH],
+    }
+    specs = [tf.TensorSpec(shape, name=name) for name, shape in shapes.items()]
+    module.train = tf.function(train, input_signature=specs, autograph=False)
+    with tempfile.TemporaryDirectory() as folder:
+        tf.saved_model.save(module, folder, signatures={"train": module.train.get_concrete_function()})
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+        converter.experimental_enable_resource_variables = True
+        file.write_bytes(converter.convert())
+
+
 def keras_step(units: int, steps: int, *, jit: bool) -> Callable[[], object]:
     """Makes Keras's own training step."""
     import keras
@@ -97,7 +130,11 @@ def device_step(runtime: str, file: str, steps: int) -> Callable[[], object]:
     from hedgerow.hardware.interpreter import load
 
     interpreter = load(Path(file), runtime="litert" if runtime == "litert" else "tflite", num_threads=1)
+    random = np.random.default_rng(0)
+    inputs = interpreter.signatures()["train"].inputs
     batch = examples(steps)
+    if "x" not in inputs:
+        batch = {name: random.normal(size=spec.shape).astype("float32") for name, spec in inputs.items()}
     return lambda: interpreter.run("train", batch)
 
 
@@ -171,6 +208,8 @@ def main() -> None:
                     size_kib = files[name].stat().st_size / 1024
                     label = f"LSTM({units}) T={steps} {name:9s}"
                     print(f"{label} converted in {seconds:5.1f} s, {size_kib:6.0f} KiB")
+                files["products"] = Path(folder) / "products.tflite"
+                export_products(units, steps, files["products"])
                 times = compare(units, steps, files, options.rounds)
             report(times)
 
