@@ -60,10 +60,13 @@ class ReleaseState(msgspec.Struct, frozen=True, kw_only=True):
     refused: dict[str, str] = {}
 
     def replaced_by(self, installed: Installed) -> ReleaseState:
-        """Another release serves, and this one's becomes the one before."""
-        return msgspec.structs.replace(
-            self, current=installed, previous=self.current, highest=installed.version
-        )
+        """Another release serves, and this one's becomes the one before.
+
+        A state that was recovered from the folders may name the other one already.
+        """
+        again = self.current is not None and self.current.release == installed.release
+        previous = self.previous if again else self.current
+        return msgspec.structs.replace(self, current=installed, previous=previous, highest=installed.version)
 
     def fallen_back(self, reason: str) -> ReleaseState:
         """The release before serves again, if there is one; the current one never does."""

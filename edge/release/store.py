@@ -275,7 +275,7 @@ class ReleaseStore:
         with self._locked("lock"):
             before = self.state()
             after = change(before)
-            if after != before:
+            if after != before or not self.state_file.path.exists():
                 self.state_file.write(after)
             return after
 

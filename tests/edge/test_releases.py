@@ -147,6 +147,24 @@ def test_a_damaged_state_ends_no_running_program(
         np.testing.assert_allclose(device.predict(x), answer(publisher, "second"), atol=1e-5)
 
 
+def test_the_first_release_leaves_none_to_fall_back_to(store: ReleaseStore, publisher: Publisher) -> None:
+    installed = store.install(*publisher.release("1.0.0"))
+    assert store.state().previous is None
+    assert store.fall_back(installed, "it failed") is None
+    assert store.state().current is None
+
+
+def test_what_serves_is_found_again_without_current_json(store: ReleaseStore, publisher: Publisher) -> None:
+    for version in ("1.0.0", "1.1.0"):
+        store.install(*publisher.release(version))
+    store.state_file.path.unlink()
+    store.install(*publisher.release("1.2.0"))
+    state = store.state()
+    assert state.current is not None
+    assert state.previous is not None
+    assert (state.current.release, state.previous.release) == ("shapes-1.2.0", "shapes-1.1.0")
+
+
 def test_a_new_release_serves_after_the_next_look(
     folder: Path, store: ReleaseStore, publisher: Publisher
 ) -> None:
