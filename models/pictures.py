@@ -57,9 +57,12 @@ def draw_filters(model: keras.Model, path: Path) -> Path | None:
     pictures = np.moveaxis(kernel, -1, 0)[:64]
     if pictures.ndim == 2:
         pictures = pictures[:, None, :]
+    title = f"filters of {layer.name}"
     if pictures.ndim == 4:
-        pictures = np.concatenate(list(np.moveaxis(pictures, 1, 0)), axis=2)
-    return save(_grid(pictures, f"filters of {layer.name}", "gray", shared=True), path)
+        title += ", time from left to right"
+        apart = np.pad(pictures, ((0, 0), (0, 0), (0, 0), (0, 1)), constant_values=np.nan)
+        pictures = np.concatenate(list(np.moveaxis(apart, 1, 0)), axis=2)[..., :-1]
+    return save(_grid(pictures, title, "gray"), path)
 
 
 def draw_feature_maps(model: keras.Model, inputs: Array | list[Array], path: Path) -> Path | None:
@@ -123,12 +126,16 @@ def leaves(model: keras.Model) -> list[keras.layers.Layer]:
 
 
 def _feature_maps(model: keras.Model, inputs: Array | list[Array]) -> list[tuple[str, Array]]:
-    """Each layer's name and its maps, [maps, height, width]; a series' features are maps of height 1."""
+    """Each layer's name and its maps, [maps, height, width]; a series' features are maps of height 1.
+
+    Not of inputs, and not of dropout, which changes nothing once a model is trained.
+    """
     chosen = [
         (layer, output)
         for layer in model.layers
         for output in [getattr(layer, "output", None)]
         if not isinstance(layer, keras.layers.InputLayer)
+        and "Dropout" not in type(layer).__name__
         and output is not None
         and 3 <= len(output.shape) <= 5
     ][:MOST_LAYERS]
@@ -144,15 +151,18 @@ def _feature_maps(model: keras.Model, inputs: Array | list[Array]) -> list[tuple
     return found
 
 
-def _grid(pictures: Array, title: str, colours: str, *, shared: bool) -> Figure:
+def _grid(pictures: Array, title: str, colours: str) -> Figure:
     columns = math.ceil(math.sqrt(len(pictures)))
     rows = math.ceil(len(pictures) / columns)
-    limit = float(np.abs(pictures).max()) if shared else None
-    figure = Figure(figsize=(0.8 * columns + 0.4, 0.8 * rows + 0.6), layout="constrained")
+    limit = float(np.nanmax(np.abs(pictures)))
+    height, width = pictures.shape[1:]
+    cell_width = 0.8 * min(2.0, max(1.0, width / height))
+    cell_height = max(0.25, cell_width * height / width)
+    figure = Figure(figsize=(cell_width * columns + 0.4, cell_height * rows + 0.6), layout="constrained")
     figure.suptitle(title, fontsize=9)
     for place, picture in enumerate(pictures, start=1):
         axes = figure.add_subplot(rows, columns, place)
-        axes.imshow(picture, cmap=colours, vmin=None if limit is None else -limit, vmax=limit)
+        axes.imshow(picture, cmap=colours, vmin=-limit, vmax=limit)
         axes.set(xticks=[], yticks=[])
     return figure
 

@@ -47,7 +47,7 @@ def draw_word_map(model: keras.Model, words: tuple[str, ...], path: Path) -> Pat
     directions = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
     layout = manifold.TSNE(perplexity=min(20, len(shown) / 4), init="pca", random_state=0)
     points = layout.fit_transform(directions)
-    figure = Figure(figsize=(9, 7), layout="constrained")
+    figure = Figure(figsize=(12, 9), layout="constrained")
     axes = figure.add_subplot()
     kinds = [next(kind for kind in _KINDS if kind[2](words[number])) for number in shown]
     for name, colour, _ in _KINDS:
@@ -64,5 +64,6 @@ def draw_word_map(model: keras.Model, words: tuple[str, ...], path: Path) -> Pat
             color=kind[1],
         )
     axes.set(xticks=[], yticks=[])
+    axes.margins(x=0.08)
     axes.legend(frameon=False, loc="upper right")
     return save(figure, path)
