@@ -59,7 +59,7 @@ LockPersonality=yes
 RemoveIPC=yes
 SystemCallArchitectures=native
 SystemCallFilter=@system-service
-SystemCallFilter=~@privileged
+SystemCallFilter=~@privileged listen accept accept4
 SystemCallErrorNumber=EPERM
 SocketBindDeny=any
 

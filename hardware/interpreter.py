@@ -185,6 +185,7 @@ class Interpreter:
         runner = self._runners.get(signature)
         if runner is None:
             runner = self._runners[signature] = self._engine.get_signature_runner(signature)
+            runner._interpreter_wrapper = _Resizing(runner._interpreter_wrapper)
         outputs: dict[str, Array] = runner(**arrays)
         return outputs
 
@@ -201,6 +202,23 @@ class Interpreter:
             engine.set_tensor(details[name]["index"], array)
         engine.invoke()
         return {detail["name"]: engine.get_tensor(detail["index"]) for detail in engine.get_output_details()}
+
+
+class _Resizing:
+    """What a signature's runner calls, but for resizing scalars, which have nothing to resize.
+
+    LiteRT up to 2.3 for 64-bit ARM ends the process there: it fills -4 bytes of memory.
+    """
+
+    def __init__(self, wrapper: Any) -> None:
+        self._wrapper = wrapper
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._wrapper, name)
+
+    def ResizeInputTensor(self, index: int, shape: Array, *others: Any) -> None:  # noqa: N802
+        if shape.size:
+            self._wrapper.ResizeInputTensor(index, shape, *others)
 
 
 def load(

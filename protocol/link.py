@@ -125,6 +125,24 @@ class Broker:
         return f"{'mqtts' if self.tls else 'mqtt'}://{self.host}:{self.port}"
 
 
+class _Client(mqtt.Client):
+    """paho's, without a port: the sandbox of the agent's service lets nobody bind one.
+
+    paho binds port 0 before it connects, and listens for the other end of what wakes its loop.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._sockpairR, self._sockpairW = socket.socketpair()
+        self._sockpairR.setblocking(False)
+        self._sockpairW.setblocking(False)
+
+    def _create_socket_connection(self) -> socket.socket:
+        if self._get_proxy():
+            return super()._create_socket_connection()
+        return socket.create_connection((self._host, self._port), timeout=self._connect_timeout)
+
+
 class MqttLink:
     """A `Link` over paho-mqtt, MQTT 3.1.1.
 
@@ -157,7 +175,7 @@ class MqttLink:
         self._on_acknowledged = on_acknowledged
         self._keepalive_seconds = keepalive_seconds
         self._published = self._acknowledged = 0
-        client = mqtt.Client(
+        client = _Client(
             CallbackAPIVersion.VERSION2,
             client_id=client_id,
             clean_session=clean_session,
@@ -226,7 +244,7 @@ class MqttLink:
                 self._on_event(Disconnected(f"{self._broker}: {error}"))
             else:
                 self._was_connected = False
-                # Not loop_forever: only loop() makes the pipe by which a publish wakes it.
+                # Not loop_forever: only loop() is woken by a publish.
                 while self._client.loop(LOOP_SECONDS) == mqtt.MQTT_ERR_SUCCESS:
                     pass
                 if self._was_connected:

@@ -106,6 +106,20 @@ def test_only_the_network_thread_touches_the_socket(broker: Broker, monkeypatch:
     assert threads == {"mqtt"}
 
 
+def test_no_port_is_bound(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sandbox of the agent's service refuses it."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    for call in ("bind", "listen", "accept"):
+        monkeypatch.setattr(socket.socket, call, refuse)
+    with closing(Peer(broker, "link-ports")) as peer:
+        peer.link.subscribe(["link/ports"])
+        peer.link.publish("link/ports", b"heard")
+        assert peer.received().payload == b"heard"
+
+
 def test_what_is_published_does_not_wait_for_the_loop(broker: Broker) -> None:
     """It wakes the network thread, which else looks up once a second."""
     with closing(Peer(broker, "link-wakes")) as peer:

@@ -23,6 +23,7 @@ from hedgerow.edge.trainer import Trainer
 from hedgerow.edge.training import carry_out
 from hedgerow.edge.variant import choose_variant, memory_budget, working_memory
 from hedgerow.errors import HedgerowError, TrainingDataError
+from hedgerow.hardware import interpreter
 from hedgerow.protocol import blobs, tensors
 from hedgerow.protocol.messages import BlobReference, DeviceState, Progress, Task, Update
 
@@ -290,3 +291,25 @@ def test_the_agent_goes_on_where_it_was_killed_and_stands_back_while_it_trains(
     ask()
     coordinator.wait(Update, task="t", seconds=60.0)
     assert "t goes on at step" in agent.log
+
+
+def test_no_scalar_is_resized(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """LiteRT for 64-bit ARM ends the process there."""
+    resizing, sizes = interpreter._Resizing, []
+
+    class Told:
+        def __init__(self, engine: Any) -> None:
+            self.engine = engine
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.engine, name)
+
+        def ResizeInputTensor(self, index: int, shape: np.ndarray, *others: Any) -> None:  # noqa: N802
+            sizes.append(len(shape))
+            self.engine.ResizeInputTensor(index, shape, *others)
+
+    monkeypatch.setattr(interpreter, "_Resizing", lambda engine: resizing(Told(engine)))
+    with Trainer(files / "program") as trainer:
+        assert trainer.fit(np.ones((8, 6), "f4"), np.zeros(8, "i4"), learning_rate=0.1).steps == 1
+    assert sizes
+    assert 0 not in sizes
