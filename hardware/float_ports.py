@@ -14,6 +14,7 @@ import struct
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from .flatbuffer import Table, read_model
 
@@ -69,18 +70,18 @@ class _Old:
 _Node = _Int | _Ints | _Text | _Tables | _New | _Old
 
 
-def with_float_ports(source: bytes) -> bytes | None:
+def with_float_ports(source: str | Path | bytes) -> bytes | None:
     """The program with float32 in place of int8 and uint8 at its inputs and outputs.
 
     Args:
-        source: A model file with one subgraph and at most one signature.
+        source: Path or bytes of a model file with one subgraph and at most one signature.
 
     Returns:
         The bytes of such a program, or None: it has more than that, no quantized input or output, or is
         damaged, which is for the runtime to say.
 
     Raises:
-        ModelFileError: It is not a TFLite flatbuffer.
+        ModelFileError: It cannot be read, or is not a TFLite flatbuffer.
     """
     try:
         return _rewritten(source)
@@ -88,7 +89,7 @@ def with_float_ports(source: bytes) -> bytes | None:
         return None
 
 
-def _rewritten(source: bytes) -> bytes | None:
+def _rewritten(source: str | Path | bytes) -> bytes | None:
     model = read_model(source)
     graphs, signatures = list(model.tables(2)), list(model.tables(7))
     # Weights outside the flatbuffer are found by their distance from the file's start.
@@ -110,9 +111,13 @@ def _rewritten(source: bytes) -> bytes | None:
     outer = {index: len(tensors) + place for place, index in enumerate(sorted(inner))}
     codes = list(model.tables(1))
     operators: list[_Node] = [
-        *(_operator(len(codes), index, outer[index]) for index in inputs if index in outer),
+        *(_operator(len(codes), index, outer[index]) for index in dict.fromkeys(inputs) if index in outer),
         *map(_old, graph.tables(3)),
-        *(_operator(len(codes) + 1, outer[index], index) for index in outputs if index in outer),
+        *(
+            _operator(len(codes) + 1, outer[index], index)
+            for index in dict.fromkeys(outputs)
+            if index in outer
+        ),
     ]
     ports = {index: outer.get(index, index) for index in (*inputs, *outputs)}
     new_graph = _New(
@@ -139,7 +144,7 @@ def _rewritten(source: bytes) -> bytes | None:
             **({7: _Tables((_signature(signatures[0], ports),))} if signatures else {}),
         }
     )
-    return _prepended(new_model, source)
+    return _prepended(new_model, model.data)
 
 
 def _is_quantized(tensor: Table) -> bool:

@@ -48,8 +48,7 @@ class Inference:
         float_ports: bool = False,
     ) -> None:
         if float_ports:
-            whole = source if isinstance(source, bytes) else Path(source).read_bytes()
-            source = with_float_ports(whole) or source
+            source = with_float_ports(source) or source
         self._interpreter = interpreter.load(
             source,
             runtime=runtime,

@@ -110,6 +110,8 @@ def test_programs_that_cannot_be_changed_are_left_alone(tmp_path: Path) -> None:
     assert with_float_ports((MLPERF / "ad01_fp32.tflite").read_bytes()) is None
     with pytest.raises(ModelFileError, match="TFL3"):
         with_float_ports(b"no model at all")
+    with pytest.raises(ModelFileError, match=r"gone\.tflite.*No such file"):
+        Inference(tmp_path / "gone.tflite", float_ports=True)
 
 
 @given(data=st.data())

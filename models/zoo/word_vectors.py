@@ -1,7 +1,8 @@
 """The first neural language model: vectors for words, learned by guessing the next one.
 
 Three words' vectors side by side, one hidden layer and direct connections past it, a distribution over the
-vocabulary. Source: Y. Bengio et al., "A neural probabilistic language model", JMLR 3, 2003.
+vocabulary; the layers' weights decay. Source: Y. Bengio et al., "A neural probabilistic language model",
+JMLR 3, 2003.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from .entry import CentralTraining, Entry, FederatedTraining
 
 WORDS = 400
 CONTEXT = 3
+WEIGHT_DECAY = keras.regularizers.L2(1e-4)
 
 
 def build() -> keras.Model:
@@ -27,10 +29,11 @@ def build() -> keras.Model:
     words = keras.Input((CONTEXT,), dtype="int32", name="words")
     vectors = layers.Embedding(WORDS, 24, name="vectors")(words)
     context = layers.Dropout(0.4, name="dropout")(layers.Flatten(name="context")(vectors))
-    hidden = layers.Dense(64, activation="tanh", name="hidden")(context)
+    hidden = layers.Dense(64, activation="tanh", kernel_regularizer=WEIGHT_DECAY, name="hidden")(context)
     both = layers.Concatenate(name="both")([hidden, context])
     both = layers.Dropout(0.4, name="second_dropout")(both)
-    return keras.Model(words, layers.Dense(WORDS, name="next_word")(both), name="word-vectors")
+    next_word = layers.Dense(WORDS, kernel_regularizer=WEIGHT_DECAY, name="next_word")(both)
+    return keras.Model(words, next_word, name="word-vectors")
 
 
 def federate(*, devices: int | None = None, alpha: float | None = None, seed: int = 0) -> Federation:
