@@ -1,13 +1,15 @@
 """The converter's process: reads jobs as JSON lines from its input, does them, answers on its output.
 
 The TFLite converter ends its process on some models. It lives here, so that its end is an answer for its
-parent.
+parent. A parent that is killed cannot remove the folder of its files: then that is done here. That folder and
+the parent's process id are the arguments.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,15 +32,20 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     tf.get_logger().setLevel("ERROR")
-    for line in sys.stdin:
-        job = json.loads(line)
-        try:
-            Path(job["output"]).write_bytes(_JOBS[job["job"]](job))
-            error = None
-        except Exception as raised:  # noqa: BLE001 - whatever the converter raises is the answer
-            error = f"{type(raised).__name__}: {raised}"
-        answers.write(json.dumps({"error": error}) + "\n")
-        answers.flush()
+    try:
+        for line in sys.stdin:
+            job = json.loads(line)
+            try:
+                Path(job["output"]).write_bytes(_JOBS[job["job"]](job))
+                error = None
+            except Exception as raised:  # noqa: BLE001 - whatever the converter raises is the answer
+                error = f"{type(raised).__name__}: {raised}"
+            answers.write(json.dumps({"error": error}) + "\n")
+            answers.flush()
+    finally:
+        folder, parent = sys.argv[1:]
+        if os.getppid() != int(parent):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _convert(job: dict[str, Any]) -> bytes:

@@ -48,17 +48,17 @@ def build() -> keras.Model:
 
 
 def federate(*, devices: int | None = None, alpha: float | None = None, seed: int = 0) -> Federation:
-    """Scenes composed of each device's own digits; two for each digit, of those held out one."""
+    """Scenes composed of each device's own digits; four for each digit, of those held out one."""
     digits = federate_digits(
         devices=4 if devices is None else devices,
         alpha=alpha,
         seed=seed,
         held_out=300,
-        central=1600,
-        limit=3600,
+        central=1000,
+        limit=4000,
     )
     return digits.map(
-        lambda part, own_seed: scenes.captioned(part, own_seed, count=2 * len(part)),
+        lambda part, own_seed: scenes.captioned(part, own_seed, count=4 * len(part)),
         preprocessing="x0: 32x32 grey pixels, pixel / 255; x1: 12 words so far, beginning with the start",
         seed=seed,
         test=scenes.captioned(digits.test, seed),
@@ -76,9 +76,9 @@ DIGIT_CAPTIONER = Entry(
     data="scenes of real MNIST digits",
     build=build,
     federate=federate,
-    central=CentralTraining(epochs=12, batch_size=16, learning_rate=4e-3),
+    central=CentralTraining(epochs=15, batch_size=16, learning_rate=3e-3, epochs_on_all=6),
     federated=FederatedTraining(
-        rounds=4, local_epochs=1, batch_size=16, learning_rate=1e-3, optimizer="adam"
+        rounds=6, local_epochs=1, batch_size=16, learning_rate=1e-3, optimizer="adam"
     ),
     measure=EXACT_MATCH,
     draw=draw,
