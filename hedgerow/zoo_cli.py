@@ -21,6 +21,8 @@ from .zoo_pool import longest_first, verify_all
 from .zoo_row import Verified
 from .zoo_view import VerifyView
 
+PAGE = Path("docs/zoo.md")
+
 app = typer.Typer(help="The zoo: small Keras models with real data, from central training to devices.")
 
 
@@ -99,7 +101,11 @@ def verify(
         int | None, typer.Option(help="How many at a time; by default one per processor.", min=1)
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="The page to write, with its numbers in a .json beside it.")
+        Path | None,
+        typer.Option(
+            help="The page to write, with its numbers in a .json beside it; docs/zoo.md where there is one,"
+            " unless --quick."
+        ),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Keep the rows of --out that were made with the same options.")
@@ -112,6 +118,8 @@ def verify(
     runtime and its parity with Keras, federated rounds against central training and against all data in one
     place. Every row is in --out as soon as it is made; rows of other systems there are kept.
     """
+    if out is None and not quick and PAGE.exists():
+        out = PAGE
     if resume and out is None:
         raise UsageError("Expected --out with --resume, received --resume alone.")
     use_onednn()

@@ -8,37 +8,9 @@ tensor after every operation that went into it: in a DS-CNN a ninth of the file.
 
 from __future__ import annotations
 
-from typing import Any
-
-import flatbuffers  # type: ignore[import-untyped]
-import numpy as np
 from tensorflow.lite.python import schema_py_generated as schema
 
-_IDENTIFIER = b"TFL3"
-# What the schema asks for; the generated code for Python does not know it.
-_BUFFER_ALIGNMENT = 16
-
-
-class _SharingBuilder(flatbuffers.Builder):  # type: ignore[misc]
-    """Writes equal vectors and strings once."""
-
-    def __init__(self) -> None:
-        super().__init__(1 << 20)
-        self._written: dict[tuple[str, bytes], int] = {}
-
-    def CreateNumpyVector(self, x: np.ndarray[Any, Any]) -> int:  # noqa: N802
-        key = (x.dtype.str, x.tobytes())
-        if key not in self._written:
-            if x.dtype == np.uint8:
-                self.Prep(_BUFFER_ALIGNMENT, x.size)
-            self._written[key] = super().CreateNumpyVector(x)
-        return self._written[key]
-
-    def CreateString(self, s: str | bytes, *arguments: Any) -> int:  # noqa: N802
-        key = ("string", s.encode() if isinstance(s, str) else bytes(s))
-        if key not in self._written:
-            self._written[key] = super().CreateString(s, *arguments)
-        return self._written[key]
+from ..models.flatbuffer_writer import write
 
 
 def compact(content: bytes) -> bytes:
@@ -54,12 +26,7 @@ def compact(content: bytes) -> bytes:
     model = schema.ModelT.InitFromPackedBuf(bytearray(content), 0)
     for graph in model.subgraphs:
         _shorten_names(graph, model.buffers)
-    for buffer in model.buffers:
-        if buffer.data is not None:
-            buffer.data = np.asarray(buffer.data, np.uint8)
-    builder = _SharingBuilder()
-    builder.Finish(model.Pack(builder), _IDENTIFIER)
-    written = bytes(builder.Output())
+    written = write(model)
     return written if len(written) < len(content) else content
 
 

@@ -15,6 +15,17 @@ from hedgerow.zoo_cli import app
 from hedgerow.zoo_device import average
 
 
+def test_the_page_of_a_checkout_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pages = Path(__file__).parents[1] / "docs"
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "zoo.json").write_bytes((pages / "zoo.json").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "docs" / "zoo.md").touch()
+    done = CliRunner().invoke(app, ["verify", "digits-mlp", "--resume"])
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "docs" / "zoo.md").read_text() == (pages / "zoo.md").read_text()
+
+
 def test_the_table_names_every_system() -> None:
     done = CliRunner().invoke(app, ["--json"])
     assert done.exit_code == 0, done.output

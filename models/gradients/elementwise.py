@@ -13,7 +13,7 @@ from .registry import gradient, lowering, native
 from .window import static_shape
 
 native(
-    "Neg", "Exp", "Log", "Log1p", "Sqrt", "Square", "Abs", "Sin", "Cos", "Cast", "Sign", "Floor",
+    "Neg", "Exp", "Log", "Log1p", "Sqrt", "Sin", "Cos", "Cast", "Sign", "Floor",
     "AddN", "Erf", family="elementwise",
 )  # fmt: skip
 

@@ -51,9 +51,14 @@ def paste(patches: tf.Tensor, window: Window, channels: int) -> tf.Tensor:
         before = sums[run.phase[0]]
         sums[run.phase[0]] = piece if before is None else before + piece
     batch = static_shape(patches)[0]
-    empty = tf.zeros([batch, height, width, right * channels])
-    blocks = [empty if block is None else block for block in sums]
-    whole = blocks[0] if down == 1 else tf.concat(blocks, 2)
+    # The first row is always read. Rows that never are widen the row before by zeros: a tensor of zeros
+    # would be in the file.
+    blocks: list[tf.Tensor] = []
+    for phase, block in enumerate(sums):
+        if block is not None:
+            unread = next((n for n, one in enumerate(sums[phase + 1 :]) if one is not None), down - phase - 1)
+            blocks.append(tf.pad(block, [[0, 0], [0, 0], [0, unread * width], [0, 0]]) if unread else block)
+    whole = blocks[0] if len(blocks) == 1 else tf.concat(blocks, 2)
     whole = tf.reshape(whole, [batch, height * down, width * right, channels])
     return axis.grow(whole, [(-before, -after) for before, after in _margins(window)])
 

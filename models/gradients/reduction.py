@@ -12,8 +12,32 @@ from .window import static_shape
 
 @gradient("Sum", note="dy broadcast over the summed axes, with at most rank 4")
 def reduce_sum(op: tf.Operation, dy: tf.Tensor) -> tuple[tf.Tensor, None]:
-    """Spreads the gradient evenly."""
-    return expand(dy, op), None
+    """Spreads the gradient evenly.
+
+    That of a regularizer's sum is one number. `even` finds it again, so that no tensor of a weight's size
+    holds it many times: the converter would keep it in the file as a constant.
+    """
+    spread = expand(dy, op)
+    if len(_axes(op)) == op.inputs[0].shape.rank:
+        spread._even = tf.reshape(dy, [])
+    return spread, None
+
+
+def even(dy: tf.Tensor) -> tf.Tensor:
+    """A gradient as one number, where it is the same for all elements; else as it is."""
+    return getattr(dy, "_even", dy)
+
+
+@gradient("Square", note="2 dy x")
+def square(op: tf.Operation, dy: tf.Tensor) -> tf.Tensor:
+    """The slope of a square."""
+    return (2.0 * even(dy)) * op.inputs[0]
+
+
+@gradient("Abs", note="dy sign(x)")
+def absolute(op: tf.Operation, dy: tf.Tensor) -> tf.Tensor:
+    """The slope of an absolute value, 0 at 0."""
+    return even(dy) * tf.sign(op.inputs[0])
 
 
 @gradient("Mean", note="dy divided by the count, broadcast over the averaged axes, with at most rank 4")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import flatbuffers  # type: ignore[import-untyped]
 from tensorflow.lite.python import schema_py_generated as schema
 
-_IDENTIFIER = b"TFL3"
+from .. import flatbuffer_writer
+
 METADATA_NAME = "hedgerow.trainable"
 
 
@@ -19,9 +19,12 @@ def read(content: bytes) -> Any:
 
 def write(model: Any) -> bytes:
     """Writes an object tree back."""
-    builder = flatbuffers.Builder(1 << 20)
-    builder.Finish(model.Pack(builder), _IDENTIFIER)
-    return bytes(builder.Output())
+    for subgraph in model.subgraphs:
+        for tensor in subgraph.tensors:
+            scale = None if tensor.quantization is None else tensor.quantization.scale
+            if scale is None or len(scale) == 0:
+                tensor.quantization = None
+    return flatbuffer_writer.write(model, share_tables=True)
 
 
 def rename_weights(model: Any, names: Mapping[str, str]) -> None:
@@ -36,13 +39,15 @@ def rename_weights(model: Any, names: Mapping[str, str]) -> None:
 
 
 def share_buffers(model: Any) -> None:
-    """Stores equal constants once, however many signatures and variables start from them."""
+    """Stores equal constants once, however many signatures and variables start from them.
+
+    What has no constant has buffer 0, as the schema says.
+    """
     kept: dict[bytes, int] = {}
-    target = list(range(len(model.buffers)))
+    target = [0] * len(model.buffers)
     for index, buffer in enumerate(model.buffers):
-        if index == 0 or buffer.data is None or len(buffer.data) == 0:
-            continue
-        target[index] = kept.setdefault(bytes(buffer.data), index)
+        if index and buffer.data is not None and len(buffer.data):
+            target[index] = kept.setdefault(bytes(buffer.data), index)
     used = sorted({0, *(target[index] for index in _used_buffers(model))})
     place = {old: new for new, old in enumerate(used)}
     for subgraph in model.subgraphs:
@@ -54,12 +59,14 @@ def share_buffers(model: Any) -> None:
 
 
 def drop_names(model: Any) -> None:
-    """Drops the names of inner tensors, which in an unrolled recurrence outweigh the graph itself."""
+    """Drops the names of inner tensors, which in an unrolled recurrence outweigh the graph itself.
+
+    Inputs and outputs have theirs in the signature; in the graph they are called by their number.
+    """
     for subgraph in model.subgraphs:
         kept = {*subgraph.inputs, *subgraph.outputs}
         for index, tensor in enumerate(subgraph.tensors):
-            if index not in kept:
-                tensor.name = None
+            tensor.name = str(index) if index in kept else None
 
 
 def describe(model: Any, description: bytes) -> None:
