@@ -146,24 +146,23 @@ def test_an_operator_that_tflite_lacks_is_the_converter_s_error(converter: Conve
         converter.convert(bessel, "float32")
 
 
-@pytest.mark.slow
 def test_a_parent_that_is_killed_leaves_no_files() -> None:
     script = (
         "import time; from hedgerow.quantization.converter_process import ConverterProcess as C\n"
         "one = C(); one.start(); print(one.log.parent, flush=True); time.sleep(600)"
     )
-    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-    assert parent.stdout is not None
-    folder = Path(parent.stdout.readline().strip())
-    assert folder.is_dir()
-    parent.kill()
-    parent.wait()
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        folder = Path(parent.stdout.readline().strip())
+        assert folder.is_dir()
+        parent.kill()
     until = time.monotonic() + 120.0
     while folder.exists():
         assert time.monotonic() < until
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_a_converter_that_crashes_is_an_error_and_is_replaced(network: keras.Model) -> None:
     with Converter() as converter:
         process = converter._process.process

@@ -108,7 +108,7 @@ class StateFile:
             return recovered
 
     def write(self, state: ReleaseState) -> None:
-        """Changes what serves. Durable on return, and known to every program from then on."""
+        """Changes what serves. Durable on return, and seen by every program at its next look."""
         write_durably(self.path, msgspec.json.encode(state))
 
     def stamp(self) -> tuple[int, int]:
